@@ -1,0 +1,175 @@
+"""Names and types of everything a run writes. No torch: analysis imports this and nothing else of `saei`.
+
+A table is a folder of parquet parts in the run directory, `<table>/part-<first step>-<last step>.parquet`; parts are
+replaced whole and cover disjoint step ranges. `KEYS` make a row unique; readers refuse duplicates. A renamed column
+changes `SCHEMA_VERSION`, which enters every trial id.
+"""
+
+SCHEMA_VERSION = 1
+
+# File names of the run directory.
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+STATUS_FILE = "status.json"
+LOG_FILE = "log.txt"
+DONE_FILE = "DONE"
+SAME_AS_FILE = "SAME_AS"
+MODEL_FOLDER = "model"
+CHECKPOINTS_FOLDER = "checkpoints"
+IMAGES_FOLDER = "images"
+SWEEP_FILE = "sweep.json"
+
+# States in status.json; a run without DONE is not finished, whatever its status says.
+RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+
+BANDS = ("low", "middle", "high")
+"""TsEC thirds of the completion tokens by entropy, ranked within each completion."""
+
+STEPS: dict[str, str] = {
+    # one row per step (one rollout batch with all its updates, 0-based), over all views
+    "step": "int64",
+    "updates": "int64",  # optimizer updates done after this step
+    "lr": "float64",
+    "reward": "float64",
+    "reward_accuracy": "float64",
+    "reward_format": "float64",
+    "entropy": "float64",  # nats, full vocabulary, rollout temperature, token-weighted, image of train_view
+    "entropy_t1": "float64",
+    "entropy_sampled_image": "float64",  # the same, on the image each completion was sampled on
+    "nll": "float64",  # mean negative log-prob of the sampled tokens; not an entropy
+    "entropy_low": "float64",
+    "entropy_middle": "float64",
+    "entropy_high": "float64",
+    "completion_length": "float64",
+    "truncated_share": "float64",
+    "zero_signal_share": "float64",  # groups whose rewards are all equal
+    "format_only_share": "float64",  # groups whose accuracies are equal but rewards are not
+    "grade_failure_share": "float64",
+    "unique_answers": "float64",  # distinct final answers per group
+    "advantage_mean": "float64",
+    "loss": "float64",
+    "clip_low_share": "float64",  # completion tokens whose ratio was clipped, over all updates of the step
+    "clip_high_share": "float64",
+    "importance_ratio_mean": "float64",
+    "kl": "float64",  # to the reference; NaN when none is loaded
+    "grad_norm": "float64",  # mean over the step's updates, before clipping
+    "skipped_updates": "int64",  # non-finite gradients
+    "attack_gain": "float64",  # kept-token entropy, moved minus clean, same completions; NaN without an attack
+    "attack_moved_share": "float64",
+    "attack_linf": "float64",
+    "fresh_gain": "float64",  # entropy of fresh completions on the moved image minus fresh clean ones, same noise
+    "tokens_generated": "int64",
+    "tokens_forward": "int64",  # token positions through a forward pass without backward
+    "tokens_backward": "int64",  # token positions through a forward and backward pass
+    "time_sample": "float64",  # seconds
+    "time_attack": "float64",
+    "time_reward": "float64",
+    "time_old_logprobs": "float64",
+    "time_update": "float64",
+    "time_fresh": "float64",
+    "time_record": "float64",
+    "time_step": "float64",
+}
+
+VIEWS: dict[str, str] = {
+    # one row per step and view of the group plan
+    "step": "int64",
+    "view": "string",
+    "completions": "int64",
+    "reward": "float64",
+    "reward_accuracy": "float64",
+    "reward_format": "float64",
+    "entropy": "float64",
+    "entropy_t1": "float64",
+    "entropy_sampled_image": "float64",
+    "nll": "float64",
+    "entropy_low": "float64",
+    "entropy_middle": "float64",
+    "entropy_high": "float64",
+    "completion_length": "float64",
+    "truncated_share": "float64",
+    "zero_signal_share": "float64",
+    "format_only_share": "float64",
+    "unique_answers": "float64",
+    "advantage_mean": "float64",
+    "clip_low_share": "float64",
+    "clip_high_share": "float64",
+    "kl": "float64",
+    "view_gap": "float64",  # mean(sampler_logprobs - old_logprobs): sampled image against train_view
+    "removed_mass": "float64",  # probability removed by top-p and suppression, mean over tokens
+}
+
+ROLLOUTS: dict[str, str] = {
+    "step": "int64",
+    "problem_id": "string",
+    "view": "string",
+    "index": "int64",  # number of the completion in its group
+    "text": "string",
+    "answer": "string",  # gold
+    "tokens": "int64",
+    "finished": "bool",
+    "reward": "float64",
+    "reward_accuracy": "float64",
+    "reward_format": "float64",
+    "grade_status": "string",
+    "advantage": "float64",
+    "entropy": "float64",
+    "nll": "float64",
+    "sampler_nll": "float64",
+    "removed_mass": "float64",
+    "image_hash": "string",  # of the 8-bit image(s) it was sampled on
+}
+
+ATTACKS: dict[str, str] = {
+    "step": "int64",
+    "problem_id": "string",
+    "view": "string",
+    "linf": "float64",  # [0, 1] pixel units, after rounding
+    "l2": "float64",
+    "touched_share": "float64",  # pixels that changed
+    "zero_gradient_share": "float64",
+    "clipped_share": "float64",  # pixels held back by [0, 1] or the ball
+    "entropy_before": "float64",  # kept tokens, same completions, clean image
+    "entropy_after": "float64",  # kept tokens, same completions, rounded moved image
+    "tokens_kept": "int64",
+    "tokens_total": "int64",
+    "moved": "bool",
+    "fresh_entropy_clean": "float64",  # fresh completions, own noise, NaN when not measured at this step
+    "fresh_entropy_moved": "float64",
+}
+
+EVAL: dict[str, str] = {
+    # one row per completion; step = training steps done before the evaluation (0 = the initial policy)
+    "step": "int64",
+    "split": "string",
+    "decoding": "string",  # "sampled" (temperature 1) or "greedy"
+    "problem_id": "string",
+    "kind": "string",
+    "index": "int64",
+    "text": "string",
+    "answer": "string",
+    "accuracy": "float64",
+    "format": "float64",
+    "grade_status": "string",
+    "tokens": "int64",
+    "finished": "bool",
+    "entropy": "float64",  # mean over the completion's tokens, at temperature 1
+}
+
+TABLES: dict[str, dict[str, str]] = {
+    "steps": STEPS,
+    "views": VIEWS,
+    "rollouts": ROLLOUTS,
+    "attacks": ATTACKS,
+    "eval": EVAL,
+}
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "steps": ("step",),
+    "views": ("step", "view"),
+    "rollouts": ("step", "problem_id", "view", "index"),
+    "attacks": ("step", "problem_id", "view"),
+    "eval": ("step", "split", "decoding", "problem_id", "index"),
+}
+
+SAMPLED, GREEDY = "sampled", "greedy"
