@@ -164,11 +164,6 @@ class DataConfig:
             0 < self.min_pixels <= self.max_pixels,
             f"data.min_pixels must be in (0, data.max_pixels], got {self.min_pixels} and {self.max_pixels}",
         )
-        splits = (self.train_split, self.validation_split, self.test_split)
-        _require(
-            len(set(splits)) == 3,
-            f"data.train_split, data.validation_split and data.test_split must differ, got {', '.join(splits)}",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -430,6 +425,12 @@ class Config:
         _require(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
         _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
         _require(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
+        splits = (self.data.train_split, self.data.validation_split, self.data.test_split)
+        _require(
+            len(set(splits)) == 3,
+            f"data.train_split, data.validation_split and data.test_split must differ, got {', '.join(splits)}: "
+            "what is reported may not be trained on or chosen by",
+        )
         plan = self.group_plan()
         _require(
             bool(plan) and plan[0].view == "clean",

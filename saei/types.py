@@ -116,6 +116,11 @@ class Rollout:
     def token_ids(self) -> tuple[int, ...]:
         return self.completion.token_ids
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Names the completion within its step."""
+        return self.problem_id, self.index
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:

@@ -1,0 +1,85 @@
+"""Checkpoints: what is needed so that "interrupted and resumed" equals "straight through", bit for bit on CPU.
+
+A checkpoint is a folder `checkpoints/step-000025` with the weights, the optimizer and the counters; it is made under
+another name and renamed when complete, so a folder with that name is whole. No RNG state is stored because there is
+none: every draw is a function of (seed, purpose, step, ...), and the data cursor is the step. Weights are loaded
+strictly and their checksum is compared, because a lenient load of Qwen2.5-VL restores nothing and says so nowhere.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+_FOLDER = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cursor:
+    """Where the run is: `step` steps and `updates` optimizer updates are done; `checksum` is of the weights."""
+
+    trial_id: str
+    step: int
+    updates: int
+    checksum: str
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that does not belong here or is not what it says."""
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, cursor: Cursor, *, keep: int) -> Path:
+    """Write `folder/step-<cursor.step>`, then delete all but the newest `keep`."""
+    target = folder / f"step-{cursor.step:06d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    safetensors.torch.save_model(model, str(temporary / "model.safetensors"))
+    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    (temporary / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
+    for path in temporary.iterdir():
+        _flush_to_disk(path)
+    if target.exists():  # the same step was checkpointed by an earlier launch
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def _flush_to_disk(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _FOLDER.fullmatch(path.name))
+
+
+def read_cursor(checkpoint: Path) -> Cursor:
+    return Cursor(**json.loads((checkpoint / "cursor.json").read_text()))
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer, *, trial_id: str) -> Cursor:
+    """Restore model and optimizer in place. The caller compares `cursor.checksum` with the policy's own.
+
+    Raises CheckpointError for another trial's checkpoint and for missing or unexpected tensors.
+    """
+    cursor = read_cursor(checkpoint)
+    if cursor.trial_id != trial_id:
+        raise CheckpointError(f"{checkpoint} belongs to trial {cursor.trial_id}, this is trial {trial_id}")
+    missing, unexpected = safetensors.torch.load_model(model, str(checkpoint / "model.safetensors"), strict=True)
+    if missing or unexpected:
+        raise CheckpointError(f"{checkpoint}: tensors missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+    return cursor

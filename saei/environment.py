@@ -1,0 +1,52 @@
+"""What a run ran on: commit, uncommitted changes, versions, host. Recorded beside the numbers, never hashed."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "transformers", "accelerate", "optuna", "submitit", "pandas", "pyarrow", "numpy", "datasets")
+_MAX_DIFF = 200_000
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command in the source tree, or "" outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The content of `environment.json`."""
+    diff = _git("diff", "HEAD")
+    return {
+        "git_sha": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(diff),
+        "git_diff": diff[:_MAX_DIFF],
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "host": platform.node(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

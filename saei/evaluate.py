@@ -1,0 +1,173 @@
+"""Accuracy of a policy on a split: sampled mean@k at temperature 1 (the primary metric), greedy, pass@k, entropy.
+
+The noise key is (seed, problem, completion), without step or method, so the arms of a sweep and the checkpoints of a
+run are compared under the same noise. Every completion is recorded; nothing is chosen by what is read here.
+
+    python -m saei.evaluate --model DIR --data.source digits --data.test-split larger_grid
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import comb
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from saei.cli import bad_input, checked_command_line, run_main
+from saei.config import Config, DataConfig, EvalConfig, ModelConfig, RewardConfig, RolloutConfig
+from saei.data import ProblemSet, load_problems
+from saei.metrics import storable
+from saei.policy import Policy, load_policy
+from saei.recorder import ARROW_SCHEMAS, write_atomically
+from saei.reward import Grade, Scorer
+from saei.rollout import noise_source
+from saei.sampler import sample
+from saei.schema import GREEDY, SAMPLED
+from saei.types import Problem, SampledCompletion, SampleRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Settings of a stand-alone evaluation."""
+
+    model: str = "tiny"
+    """Policy: `tiny`, a folder in Hugging Face format (such as a run's `model`), or a hub id."""
+    seed: int = 0
+    """Seed of the sampling noise."""
+    samples: int = 8
+    """Completions per problem at temperature 1."""
+    problems: int = 256
+    """Problems, the first ones of the split; 0: all."""
+    out: str = ""
+    """Write every completion, graded, to this parquet file."""
+    threads: int = 1
+    """CPU threads of torch."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Type of weights and activations."""
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if self.problems < 0:
+            raise ValueError(f"problems must be >= 0, got {self.problems}")
+
+
+def evaluate_split(
+    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config, *, split: str, step: int
+) -> list[dict[str, Any]]:
+    """Rows of the `eval` table: `config.eval.samples` sampled completions and a greedy one per problem.
+
+    Sampling is at temperature 1 without top-p, whatever the rollouts use; `step` is what the rows are labelled with.
+    """
+    rows: list[dict[str, Any]] = []
+    prompts = [policy.encode(problem) for problem in problems]
+    for decoding, indices in ((SAMPLED, tuple(range(config.eval.samples))), (GREEDY, (0,))):
+        completions = sample(
+            policy,
+            [SampleRequest(prompt=prompt, images=prompt.images, indices=indices) for prompt in prompts],
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=config.rollout.max_new_tokens,
+            batch_rows=config.rollout.batch_rows,
+            noise=noise_source(config.seed, "evaluation", 0) if decoding == SAMPLED else None,
+        )
+        for problem, group in zip(problems, completions, strict=True):
+            texts = [policy.decode(completion.token_ids) for completion in group]
+            grades = scorer.grade(texts, [problem] * len(texts))
+            rows += [
+                _row(problem, completion, text, grade, decoding=decoding, split=split, step=step)
+                for completion, text, grade in zip(group, texts, grades, strict=True)
+            ]
+    return rows
+
+
+def _row(
+    problem: Problem, completion: SampledCompletion, text: str, grade: Grade, *, decoding: str, split: str, step: int
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "split": split,
+        "decoding": decoding,
+        "problem_id": problem.problem_id,
+        "kind": problem.kind,
+        "index": completion.index,
+        "text": storable(text),
+        "answer": problem.answer,
+        "accuracy": grade.accuracy,
+        "format": grade.format,
+        "grade_status": grade.status,
+        "tokens": len(completion.token_ids),
+        "finished": completion.finished,
+        "entropy": float(completion.sampler_entropy.mean()),
+    }
+
+
+def scores(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """`<split>/mean@k`, `pass@k`, `greedy`, `format`, `entropy`, `length` of evaluation rows."""
+    result: dict[str, float] = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        sampled = [row for row in rows if row["split"] == split and row["decoding"] == SAMPLED]
+        greedy = [row for row in rows if row["split"] == split and row["decoding"] == GREEDY]
+        by_problem: dict[str, list[float]] = {}
+        for row in sampled:
+            by_problem.setdefault(row["problem_id"], []).append(row["accuracy"])
+        k = max(len(values) for values in by_problem.values())
+        tokens = sum(row["tokens"] for row in sampled)
+        result[f"{split}/mean@{k}"] = float(np.mean([row["accuracy"] for row in sampled]))
+        result[f"{split}/pass@{k}"] = float(
+            np.mean([pass_at_k(len(values), int(sum(values)), k) for values in by_problem.values()])
+        )
+        result[f"{split}/greedy"] = float(np.mean([row["accuracy"] for row in greedy]))
+        result[f"{split}/format"] = float(np.mean([row["format"] for row in sampled]))
+        result[f"{split}/entropy"] = sum(row["entropy"] * row["tokens"] for row in sampled) / tokens
+        result[f"{split}/length"] = tokens / len(sampled)
+    return result
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Unbiased probability that one of k completions is right (arXiv 2107.03374)."""
+    return 1.0 - comb(samples - right, k) / comb(samples, k)
+
+
+def first_problems(problems: ProblemSet, count: int) -> list[Problem]:
+    """The first `count` problems of a split; 0 means all."""
+    return [problems[i] for i in range(min(count, len(problems)) if count else len(problems))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    settings = checked_command_line(EvaluateConfig, arguments, prog="python -m saei.evaluate")
+    config = Config(
+        seed=settings.seed,
+        threads=settings.threads,
+        model=ModelConfig(path=settings.model, dtype=settings.dtype),
+        rollout=settings.rollout,
+        reward=settings.reward,
+        eval=EvalConfig(samples=settings.samples),
+    )
+    torch.set_num_threads(settings.threads)
+    with bad_input():
+        problems = first_problems(load_problems(settings.data, settings.data.test_split), settings.problems)
+        policy = load_policy(config.model, settings.data)
+    with Scorer(settings.reward) as scorer:
+        rows = evaluate_split(policy, scorer, problems, config, split=settings.data.test_split, step=0)
+    print(f"model {settings.model}, {len(problems)} problems of {settings.data.source}/{settings.data.test_split}")
+    for name, value in scores(rows).items():
+        print(f"{name:<32} {value:.4f}")
+    if settings.out:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMAS["eval"]), sink)
+        write_atomically(Path(settings.out), sink.getvalue().to_pybytes())
+        print(f"completions: {settings.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

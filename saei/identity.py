@@ -1,0 +1,64 @@
+"""Which trial is this? A hash of everything that can change a number in it (DESIGN 4.4).
+
+The hash covers the settings (`config.identity`), the problems (`data.fingerprint`), the initial weights and the schema
+of the tables. It does not cover where the trial runs, nor the git commit, which is recorded in `environment.json`.
+"""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from saei.config import Config, content_hash, identity
+from saei.data import fingerprint
+from saei.schema import SCHEMA_VERSION
+from saei.tiny import model_dir
+
+
+def model_folder(path: str) -> Path | None:
+    """The local folder of `model.path`, or None for a hub id."""
+    if path == "tiny":
+        return model_dir()
+    return Path(path) if Path(path).is_dir() else None
+
+
+@lru_cache(maxsize=8)
+def _weights_hash(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    # `stamps` (name, size, mtime) is the cache key: an edited file is hashed again.
+    digest = hashlib.sha256()
+    for name, _, _ in stamps:
+        digest.update(name.encode())
+        with open(folder / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(path: str, revision: str) -> str:
+    """Hash of the model's files as they lie on disk; for a hub id, the id and revision."""
+    folder = model_folder(path)
+    if folder is None:
+        return f"{path}@{revision}"
+    suffixes = {".safetensors", ".json", ".jinja", ".txt", ".model"}
+    stamps = sorted(
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in folder.iterdir()
+        if file.suffix in suffixes
+    )
+    return _weights_hash(folder, tuple(stamps))
+
+
+def trial_identity(config: Config) -> dict[str, Any]:
+    """All that enters the hash, as plain JSON types; written into `config.json`."""
+    return {
+        "settings": identity(config),
+        "data": fingerprint(config.data),
+        "weights": weights_fingerprint(config.model.path, config.model.revision),
+        "schema": SCHEMA_VERSION,
+    }
+
+
+def trial_id(config: Config) -> str:
+    """`<hash>-s<seed>`: the name of the trial's directory. Trials that differ only in the seed share the hash."""
+    tree = trial_identity(config)
+    del tree["settings"]["seed"]
+    return f"{content_hash(tree)}-s{config.seed}"

@@ -1,0 +1,204 @@
+"""Rows of the tables from the values of one step. Every mean says what it is weighted by; nothing is smoothed.
+
+Entropies, log-probs, clip shares and KL are weighted by completion tokens; rewards, lengths and advantages by
+completions; signal shares by groups.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from saei.clock import Clock
+from saei.reward import GRADE_FAILURES, Grade
+from saei.schema import BANDS, STEPS
+from saei.select import bands
+from saei.types import AttackRow, Group, TokenScores
+from saei.update import UpdateResult
+
+NAN = math.nan
+Key = tuple[str, int]
+
+
+def rollout_facts(
+    groups: Sequence[Group],
+    grades: dict[Key, Grade],
+    rewards: dict[Key, float],
+    advantages: dict[Key, float],
+    old: dict[Key, TokenScores],
+    updates: Sequence[UpdateResult],
+) -> list[dict[str, Any]]:
+    """One dict per completion: what it was, and sums over its tokens. All other rows are aggregated from these."""
+    facts: list[dict[str, Any]] = []
+    sums = {key: values for update in updates for key, values in update.sums.items()}
+    for group in groups:
+        for rollout in group.rollouts:
+            score = old[rollout.key]
+            entropy, band = score.entropy, bands(score.entropy)
+            sampler = rollout.completion.sampler_logprobs.to(score.logprobs)
+            row: dict[str, Any] = {
+                "rollout": rollout,
+                "problem": group.problem,
+                "grade": grades[rollout.key],
+                "view": rollout.view,
+                "tokens": len(rollout.token_ids),
+                "reward": rewards[rollout.key],
+                "advantage": advantages[rollout.key],
+                "entropy": entropy.sum().item(),
+                "entropy_t1": score.entropy_t1.sum().item(),
+                "entropy_sampled_image": rollout.completion.sampler_entropy.sum().item(),
+                "nll": -score.logprobs.sum().item(),
+                "sampler_nll": -sampler.sum().item(),
+                "view_gap": (sampler - score.logprobs).sum().item(),
+                "removed_mass": rollout.completion.removed_mass.sum().item(),
+            }
+            for number, name in enumerate(BANDS):
+                row[f"entropy_{name}"] = entropy[band == number].sum().item()
+                row[f"tokens_{name}"] = int((band == number).sum())
+            facts.append(row | sums[rollout.key])
+    return facts
+
+
+def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The columns that `steps` and `views` share, over any set of completions."""
+    tokens = sum(fact["tokens"] for fact in facts)
+
+    def per_token(name: str, count: float = tokens) -> float:
+        known = [fact[name] for fact in facts if name in fact]
+        return sum(known) / count if count and known else NAN
+
+    def per_completion(values: list[float]) -> float:
+        return float(np.mean(values))
+
+    by_group: dict[str, list[dict[str, Any]]] = {}
+    for fact in facts:
+        by_group.setdefault(fact["problem"].problem_id, []).append(fact)
+    equal_reward = [len({fact["reward"] for fact in group}) == 1 for group in by_group.values()]
+    equal_accuracy = [len({fact["grade"].accuracy for fact in group}) == 1 for group in by_group.values()]
+    return {
+        "reward": per_completion([fact["reward"] for fact in facts]),
+        "reward_accuracy": per_completion([fact["grade"].accuracy for fact in facts]),
+        "reward_format": per_completion([fact["grade"].format for fact in facts]),
+        "entropy": per_token("entropy"),
+        "entropy_t1": per_token("entropy_t1"),
+        "entropy_sampled_image": per_token("entropy_sampled_image"),
+        "nll": per_token("nll"),
+        **{f"entropy_{name}": per_token(f"entropy_{name}", _total(facts, f"tokens_{name}")) for name in BANDS},
+        "completion_length": tokens / len(facts),
+        "truncated_share": per_completion([not fact["rollout"].completion.finished for fact in facts]),
+        "zero_signal_share": float(np.mean(equal_reward)),
+        "format_only_share": float(np.mean(np.array(equal_accuracy) & ~np.array(equal_reward))),
+        "unique_answers": float(
+            np.mean([len({fact["grade"].answer for fact in group}) for group in by_group.values()])
+        ),
+        "advantage_mean": per_completion([fact["advantage"] for fact in facts]),
+        "clip_low_share": per_token("clip_low"),
+        "clip_high_share": per_token("clip_high"),
+        "kl": per_token("kl"),
+        "view_gap": per_token("view_gap"),
+        "removed_mass": per_token("removed_mass"),
+        "importance_ratio_mean": per_token("importance_ratio"),
+        "grade_failure_share": per_completion([fact["grade"].status in GRADE_FAILURES for fact in facts]),
+        "tokens_generated": tokens,
+    }
+
+
+def _total(facts: Sequence[dict[str, Any]], name: str) -> float:
+    return sum(fact[name] for fact in facts)
+
+
+def view_rows(step: int, facts: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the `views` table, in group-plan order."""
+    rows = []
+    for view in dict.fromkeys(fact["view"] for fact in facts):
+        own = [fact for fact in facts if fact["view"] == view]
+        known: dict[str, Any] = {"step": step, "view": view, "completions": len(own), **summarise(own)}
+        rows.append({name: known[name] for name in columns})
+    return rows
+
+
+def rollout_rows(step: int, facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the `rollouts` table: entropy and NLLs are means over the completion's own tokens."""
+    return [
+        {
+            "step": step,
+            "problem_id": fact["problem"].problem_id,
+            "view": fact["view"],
+            "index": fact["rollout"].index,
+            "text": storable(fact["rollout"].text),
+            "answer": fact["problem"].answer,
+            "tokens": fact["tokens"],
+            "finished": fact["rollout"].completion.finished,
+            "reward": fact["reward"],
+            "reward_accuracy": fact["grade"].accuracy,
+            "reward_format": fact["grade"].format,
+            "grade_status": fact["grade"].status,
+            "advantage": fact["advantage"],
+            "image_hash": fact["rollout"].image_hash,
+            **{name: fact[name] / fact["tokens"] for name in ("entropy", "nll", "sampler_nll", "removed_mass")},
+        }
+        for fact in facts
+    ]
+
+
+def attack_rows(
+    step: int, ledger: Sequence[AttackRow], fresh: dict[tuple[str, str], tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """Rows of the `attacks` table; `fresh[view, problem_id]` = entropies of fresh completions (clean, moved)."""
+    columns = (
+        "problem_id view linf l2 touched_share zero_gradient_share clipped_share entropy_before entropy_after "
+        "tokens_kept tokens_total moved"
+    ).split()
+    rows = []
+    for row in ledger:
+        clean, moved = fresh.get((row.view, row.problem_id), (NAN, NAN))
+        known = {name: getattr(row, name) for name in columns}
+        rows.append({"step": step, **known, "fresh_entropy_clean": clean, "fresh_entropy_moved": moved})
+    return rows
+
+
+def attack_summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The attack's columns of `steps`: means over problems; NaN where the plan has no attack."""
+    if not rows:
+        return {"attack_gain": NAN, "attack_moved_share": NAN, "attack_linf": NAN, "fresh_gain": NAN}
+    return {
+        "attack_gain": float(np.mean([row["entropy_after"] - row["entropy_before"] for row in rows])),
+        "attack_moved_share": float(np.mean([row["moved"] for row in rows])),
+        "attack_linf": float(max(row["linf"] for row in rows)),
+        "fresh_gain": float(np.mean([row["fresh_entropy_moved"] - row["fresh_entropy_clean"] for row in rows])),
+    }
+
+
+def step_row(
+    step: int,
+    facts: Sequence[dict[str, Any]],
+    attacks: Sequence[dict[str, Any]],
+    updates: Sequence[UpdateResult],
+    updates_done: int,
+    tokens_spent: tuple[int, int],
+    lr: float,
+    clock: Clock,
+) -> dict[str, float]:
+    """The row of the `steps` table; `tokens_spent` = (forward only, forward and backward) token positions."""
+    phases = [name for name in STEPS if name.startswith("time_") and name != "time_step"]
+    known = {
+        "step": step,
+        "updates": updates_done,
+        "lr": lr,
+        **summarise(facts),
+        "loss": float(np.mean([update.loss for update in updates])),
+        "grad_norm": float(np.mean([update.grad_norm for update in updates])),
+        "skipped_updates": sum(update.skipped for update in updates),
+        **attack_summary(attacks),
+        "tokens_forward": tokens_spent[0],
+        "tokens_backward": tokens_spent[1],
+        **{phase: clock.seconds.get(phase.removeprefix("time_"), 0.0) for phase in phases},
+        "time_step": clock.total(),
+    }
+    return {name: known[name] for name in STEPS}
+
+
+def storable(text: str) -> str:
+    """Model text as parquet can hold it: lone surrogates become the replacement character."""
+    return text.encode("utf-8", "replace").decode("utf-8")

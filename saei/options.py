@@ -1,0 +1,77 @@
+"""The command line of the trainer: a preset, then every setting of the config tree by its dotted name."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.table import Table
+
+from saei.advantage import ADVANTAGES
+from saei.cli import BadInput, checked_command_line
+from saei.config import Config
+from saei.data import SOURCES
+from saei.losses import AGGREGATIONS, LOSSES
+from saei.presets import PRESETS, preset
+from saei.select import RULES
+from saei.views import VIEWS
+
+_ALIASES = {"--checkpoint-every": "--checkpoint.every"}
+
+
+def check_names(config: Config) -> None:
+    """Refuse names that are in no table. Raises BadInput naming the setting and what it may be."""
+    named = [
+        ("data.source", config.data.source, SOURCES),
+        ("select.rule", config.select.rule, RULES),
+        ("advantage.rule", config.advantage.rule, ADVANTAGES),
+        ("loss.name", config.loss.name, LOSSES),
+        ("loss.aggregation", config.loss.aggregation, AGGREGATIONS),
+        *(("view.name or rollout.plan", entry.view, VIEWS) for entry in config.group_plan()),
+    ]
+    for setting, value, table in named:
+        if value not in table:
+            raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}")
+
+
+def train_command_line(arguments: Sequence[str] | None = None) -> Config | None:
+    """The config that the arguments ask for; None after `--list-presets`.
+
+    `--preset NAME` sets the defaults of all other settings, wherever it stands.
+    """
+    words = [_unalias(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    if "--list-presets" in words:
+        list_presets()
+        return None
+    try:
+        default = preset(_preset_name(words))
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    config = checked_command_line(Config, words, prog="python -m saei.train", default=default)
+    check_names(config)
+    return replace(config, preset=default.preset)
+
+
+def _unalias(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return _ALIASES.get(name, name) + equals + value
+
+
+def _preset_name(words: Sequence[str]) -> str:
+    for position, word in enumerate(words):
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+        if word == "--preset":
+            if position + 1 == len(words):
+                raise BadInput("--preset needs a name; --list-presets shows all")
+            return words[position + 1]
+    return Config().preset
+
+
+def list_presets() -> None:
+    """Print the preset table."""
+    table = Table("preset", "settings", "source", "differs from the published recipe", show_lines=True)
+    for name, row in PRESETS.items():
+        settings = "\n".join(f"{setting} = {value}" for setting, value in row.settings.items()) or "(the defaults)"
+        table.add_row(name, settings, row.source, row.differs)
+    Console().print(table)

@@ -1,0 +1,187 @@
+"""The run directory: everything a run leaves behind, written so that a kill at any moment corrupts nothing.
+
+Tables are parquet parts named by the step range they cover, `part-000025-000049.parquet`; the part in progress is
+written again as a whole after every step (temporary name, then rename). Resuming at step s forgets whatever was
+recorded for steps >= s: the checkpoint says where the run is, never the tables.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saei import schema
+from saei.config import Config, to_dict
+from saei.identity import trial_id, trial_identity
+
+_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
+ARROW_SCHEMAS = {
+    table: pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+    for table, columns in schema.TABLES.items()
+}
+_PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
+_IMAGE = re.compile(r"step-(\d+)-.*\.png")
+
+
+class RunBusy(RuntimeError):
+    """Another living process holds this run directory."""
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run directory for this process. The kernel releases the lock at death, so no lock is ever stale.
+
+    Raises RunBusy at once when somebody else holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunBusy(f"{folder} is being written by another process; wait for it or stop it") from None
+        yield
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside the target, flush to disk, rename over it: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """`write_atomically` for JSON; NaN becomes null, as JSON has no NaN."""
+    write_atomically(path, (json.dumps(_without_nan(tree), indent=1) + "\n").encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Recorder:
+    """Writes one run directory. `open_part` starts a new step range; `add` and `flush` fill it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = Path(config.out)
+        self.trial_id = trial_id(config)
+        self._range = (0, 0)
+        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in schema.TABLES}
+        self._dirty: set[str] = set()
+
+    def claim(self) -> None:
+        """Write `config.json`, or refuse a directory that holds another trial."""
+        path = self.folder / schema.CONFIG_FILE
+        if path.exists():
+            found = json.loads(path.read_text())["trial_id"]
+            if found != self.trial_id:
+                raise ValueError(
+                    f"out: {self.folder} holds trial {found}, and these settings are trial {self.trial_id}; "
+                    "choose another --out, or delete the folder"
+                )
+        tree = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "trial_id": self.trial_id,
+            "config": to_dict(self.config),
+            "identity": trial_identity(self.config),
+        }
+        write_json(path, tree)
+        for name in (*schema.TABLES, schema.IMAGES_FOLDER, schema.CHECKPOINTS_FOLDER):
+            (self.folder / name).mkdir(exist_ok=True)
+
+    def forget_from(self, step: int) -> None:
+        """Delete rows and images of steps >= `step`, and leftovers of interrupted writes."""
+        for table in schema.TABLES:
+            for path in sorted((self.folder / table).iterdir()):
+                match = _PART.fullmatch(path.name)
+                if match is None or int(match[1]) >= step:
+                    path.unlink()
+                elif int(match[2]) >= step:
+                    # the checkpoint interval was changed between launches: cut the part at the checkpoint
+                    rows = [row for row in pq.read_table(path).to_pylist() if row["step"] < step]
+                    self._write_part(table, (int(match[1]), step - 1), rows)
+                    path.unlink()
+        for path in (self.folder / schema.IMAGES_FOLDER).iterdir():
+            match = _IMAGE.fullmatch(path.name)
+            if match is None or int(match[1]) >= step:
+                path.unlink()
+        (self.folder / schema.DONE_FILE).unlink(missing_ok=True)
+
+    def open_part(self, first: int, last: int) -> None:
+        """From now on rows belong to the part of steps first..last."""
+        self._range = (first, last)
+        self._rows = {table: [] for table in schema.TABLES}
+        self._dirty.clear()
+
+    def add(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Append rows to the open part; every column of the schema must be there, and no other."""
+        columns = schema.TABLES[table].keys()
+        for row in rows:
+            if row.keys() != columns:
+                raise KeyError(f"{table}: columns {sorted(row.keys() ^ columns)} are missing or unknown")
+        self._rows[table] += rows
+        if rows:
+            self._dirty.add(table)
+
+    def flush(self) -> None:
+        """Replace the open part of every table that got rows since the last flush."""
+        for table in sorted(self._dirty):
+            self._write_part(table, self._range, self._rows[table])
+        self._dirty.clear()
+
+    def _write_part(self, table: str, steps: tuple[int, int], rows: list[dict[str, Any]]) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMAS[table]), sink, compression="zstd")
+        name = f"part-{steps[0]:06d}-{steps[1]:06d}.parquet"
+        write_atomically(self.folder / table / name, sink.getvalue().to_pybytes())
+
+    def status(self, state: str, *, step: int, message: str = "", **values: float | str) -> None:
+        """Replace `status.json`: where the run is, for status commands; never a ledger."""
+        tree = {
+            "state": state,
+            "trial_id": self.trial_id,
+            "step": step,
+            "steps": self.config.steps,
+            "heartbeat": time.time(),
+            "pid": os.getpid(),
+            "host": os.uname().nodename,
+            "message": message,
+            **values,
+        }
+        write_json(self.folder / schema.STATUS_FILE, tree)
+
+    def log(self, line: str) -> None:
+        """One line with the time, to `log.txt` and to standard error."""
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+        with open(self.folder / schema.LOG_FILE, "a") as file:
+            file.write(stamped + "\n")
+        print(stamped, file=sys.stderr, flush=True)
+
+    def done(self, scores: dict[str, float]) -> None:
+        """Seal the run: `DONE` exists exactly when everything else is complete."""
+        tree = {"trial_id": self.trial_id, "finished": time.time(), "scores": scores}
+        write_json(self.folder / schema.DONE_FILE, tree)
+
+    def final_scores(self) -> dict[str, float]:
+        """The scores of a finished run."""
+        return json.loads((self.folder / schema.DONE_FILE).read_text())["scores"]
+
+    def is_done(self) -> bool:
+        return (self.folder / schema.DONE_FILE).exists()

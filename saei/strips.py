@@ -1,0 +1,37 @@
+"""Image strips: clean | moved | amplified difference, for the eye. Differences are stretched to the full range."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from saei.config import RecordConfig
+from saei.rollout import GroupsInProgress
+
+_GAP = 4  # white pixels between the three pictures
+
+
+def save_strips(folder: Path, progress: GroupsInProgress, step: int, record: RecordConfig) -> None:
+    """Write `step-<step>-<view>-<problem>.png` for the step's first problems, if this step is recorded."""
+    if step % record.strips_every:
+        return
+    attacked = dict.fromkeys(row.view for row in progress.ledger)
+    for view in attacked:
+        for prompt, moved in list(zip(progress.prompts, progress.images[view], strict=True))[: record.strips_per_step]:
+            name = f"step-{step:06d}-{view}-{quote(prompt.problem_id, safe='')}.png"
+            Image.fromarray(strip(prompt.images[0], moved[0])).save(folder / name)
+
+
+def strip(
+    clean: UInt8[Tensor, "3 height width"], moved: UInt8[Tensor, "3 height width"]
+) -> UInt8[np.ndarray, "height wide 3"]:
+    """The three pictures side by side; grey 128 in the third means unchanged."""
+    before, after = (image.cpu().permute(1, 2, 0).numpy().astype(np.int16) for image in (clean, moved))
+    difference = after - before
+    scale = 127 / max(1, np.abs(difference).max())
+    amplified = (128 + difference * scale).round().clip(0, 255)
+    gap = np.full((before.shape[0], _GAP, 3), 255)
+    return np.concatenate([before, gap, after, gap, amplified], axis=1).astype(np.uint8)

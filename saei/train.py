@@ -1,0 +1,240 @@
+"""GRPO with adversarial sampling (SaEI, arXiv 2512.10414): the step, the run around it, the command line.
+
+Read `train_step` first: it is the method, in order. Every variant of it is a setting; nothing here knows a method's
+name. `train(config)` is the one function that a sweep or a cluster job calls: it claims the run directory, continues
+from the newest checkpoint, and seals the run with `DONE`.
+
+    python -m saei.train --preset saei --steps 150 --seed 0 --out results/manual/saei-s0
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim import AdamW, Optimizer
+
+from saei import schema
+from saei.checkpoint import Cursor, checkpoints, load_checkpoint, save_checkpoint
+from saei.cli import bad_input, run_main
+from saei.clock import Clock
+from saei.config import Config
+from saei.credit import grade_groups, group_advantages
+from saei.data import ProblemSet, load_problems, shifted_splits
+from saei.environment import environment
+from saei.evaluate import evaluate_split, first_problems, scores
+from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, view_rows
+from saei.options import check_names, train_command_line
+from saei.order import problem_indices
+from saei.policy import Policy, load_policy
+from saei.recorder import Recorder, run_lock, write_json
+from saei.reward import Scorer
+from saei.rollout import GroupsInProgress, make_view, measure_fresh, sample_view
+from saei.strips import save_strips
+from saei.types import Problem
+from saei.update import UpdateResult, learning_rate, score_rollouts, set_learning_rate, update_policy
+
+
+@dataclass(slots=True)
+class Run:
+    """The living parts of one run. `updates` counts optimizer updates; `step` is the loop's own."""
+
+    config: Config
+    policy: Policy
+    reference: Policy | None
+    optimizer: Optimizer
+    scorer: Scorer
+    recorder: Recorder
+    updates: int = 0
+
+
+def train_step(run: Run, problems: Sequence[Problem], step: int) -> dict[str, float]:
+    """One rollout batch with all its updates: the whole method, in order. Returns the row of the `steps` table."""
+    config, policy, clock = run.config, run.policy, Clock()
+    spent = policy.tokens_forward, policy.tokens_backward
+
+    # 1. Roll out the group plan. A later view may read the completions of earlier ones: EgAS moves the image up the
+    #    entropy of the tokens that TsEC selects from the clean completions.
+    progress = GroupsInProgress.begin(policy, problems)
+    for view, count in config.group_plan():
+        with clock("attack"):
+            make_view(policy, progress, view, config, step)
+        with clock("sample"):
+            sample_view(policy, progress, view, count, config, step)
+    groups = progress.groups()
+
+    # 2. Reward every completion; its advantage is over its own group, all views together.
+    with clock("reward"):
+        grades = grade_groups(run.scorer, groups, config)
+        rewards = {key: run.scorer.reward(grade) for key, grade in grades.items()}
+        advantages = group_advantages(groups, rewards, config)
+
+    # 3. Old log-probs, with the weights before the step's first update, on the image that `loss.train_view` names.
+    with clock("old_logprobs"):
+        old = score_rollouts(policy, groups, config)
+        reference = score_rollouts(run.reference, groups, config) if run.reference else None
+
+    # 4. Update. The step's problems are split among its updates, so that later ones are off-policy and clip.
+    with clock("update"):
+        updates: list[UpdateResult] = []
+        set_learning_rate(run.optimizer, learning_rate(step, config))
+        size = len(groups) // config.optim.updates_per_step
+        for first in range(0, len(groups), size):
+            part = groups[first : first + size]
+            updates.append(update_policy(policy, run.optimizer, part, advantages, old, reference, config))
+    run.updates += sum(not update.skipped for update in updates)
+    spent = policy.tokens_forward - spent[0], policy.tokens_backward - spent[1]
+
+    # 5. Now and then, measure the attack on fresh completions. Record.
+    with clock("fresh"):
+        fresh = measure_fresh(policy, progress, config, step)
+    with clock("record"):
+        facts = rollout_facts(groups, grades, rewards, advantages, old, updates)
+        attacks = attack_rows(step, progress.ledger, fresh)
+        run.recorder.add("views", view_rows(step, facts, tuple(schema.VIEWS)))
+        run.recorder.add("rollouts", rollout_rows(step, facts))
+        run.recorder.add("attacks", attacks)
+        save_strips(run.recorder.folder / schema.IMAGES_FOLDER, progress, step, config.record)
+    return step_row(step, facts, attacks, updates, run.updates, spent, learning_rate(step, config), clock)
+
+
+def train(config: Config) -> dict[str, float]:
+    """Train to `config.steps`, or continue where an earlier call was stopped. Returns the final scores.
+
+    Raises BadInput for settings, data or models that cannot be used, RunBusy when another process holds the
+    directory, KeyboardInterrupt when interrupted (also by SIGTERM); in every case the run directory can be continued.
+    """
+    check_names(config)
+    torch.set_num_threads(config.threads)
+    with run_lock(Path(config.out)), _terminate_as_interrupt():
+        recorder = Recorder(config)
+        if recorder.is_done():
+            recorder.log(f"{config.out} is finished; nothing to do")
+            return recorder.final_scores()
+        with bad_input():
+            recorder.claim()
+            training = load_problems(config.data, config.data.train_split)
+            policy = load_policy(config.model, config.data)
+            problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
+            reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
+        optimizer = AdamW(
+            [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
+            lr=config.optim.lr,
+            betas=(0.9, config.optim.beta2),
+            weight_decay=config.optim.weight_decay,
+        )
+        write_json(recorder.folder / schema.ENVIRONMENT_FILE, environment(str(policy.device)))
+        with Scorer(config.reward) as scorer:
+            run = Run(config, policy, reference, optimizer, scorer, recorder)
+            step = 0
+            try:
+                step = _resume(run)
+                return _train_from(run, training, step)
+            except KeyboardInterrupt:
+                recorder.status(schema.INTERRUPTED, step=step, message="interrupted; run again to continue")
+                raise
+            except Exception as error:
+                recorder.status(schema.FAILED, step=step, message=f"{type(error).__name__}: {error}")
+                recorder.log(f"failed: {type(error).__name__}: {error}")
+                raise
+
+
+def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
+    """The loop: evaluate, step, record, checkpoint; then the final evaluation and `DONE`."""
+    config, recorder = run.config, run.recorder
+    every = config.checkpoint.every
+    for step in range(first, config.steps):
+        if step == first or step % every == 0:
+            recorder.open_part(step, min((step // every + 1) * every, config.steps) - 1)
+        if config.eval.every and step % config.eval.every == 0:
+            _evaluate(run, config.data.validation_split, config.eval.problems, step)
+        indices = problem_indices(config.seed, step, config.rollout.problems_per_step, len(training))
+        row = train_step(run, [training[i] for i in indices], step)
+        recorder.add("steps", [row])
+        recorder.flush()
+        recorder.status(schema.RUNNING, step=step + 1, **{name: row[name] for name in STATUS_COLUMNS})
+        done = step + 1
+        if done % every == 0 or done == config.steps:
+            _checkpoint(run, done)
+
+    recorder.open_part(config.steps, config.steps)
+    final: dict[str, float] = {}
+    splits = {
+        config.data.validation_split: config.eval.problems,
+        config.data.test_split: config.eval.test_problems,
+    }
+    if config.eval.shifted_problems:
+        splits |= dict.fromkeys(shifted_splits(config.data), config.eval.shifted_problems)
+    for split, count in splits.items():
+        final |= _evaluate(run, split, count, config.steps)
+    recorder.flush()
+    run.policy.save(recorder.folder / schema.MODEL_FOLDER)
+    recorder.done(final)
+    recorder.status(schema.FINISHED, step=config.steps)
+    recorder.log("done: " + ", ".join(f"{name} {value:.3f}" for name, value in final.items() if "@" in name))
+    return final
+
+
+STATUS_COLUMNS = ("reward", "reward_accuracy", "entropy", "attack_gain", "time_step")
+
+
+def _evaluate(run: Run, split: str, count: int, step: int) -> dict[str, float]:
+    problems = first_problems(load_problems(run.config.data, split), count)
+    rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step)
+    run.recorder.add("eval", rows)
+    result = scores(rows)
+    run.recorder.log(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.items()))
+    return result
+
+
+def _checkpoint(run: Run, step: int) -> None:
+    cursor = Cursor(trial_id=run.recorder.trial_id, step=step, updates=run.updates, checksum=run.policy.checksum())
+    folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
+    save_checkpoint(folder, run.policy.model, run.optimizer, cursor, keep=run.config.checkpoint.keep)
+
+
+def _resume(run: Run) -> int:
+    """Load the newest checkpoint, forget everything later, and return the step to continue with."""
+    found = checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER)
+    step = 0
+    if found:
+        cursor = load_checkpoint(found[-1], run.policy.model, run.optimizer, trial_id=run.recorder.trial_id)
+        if run.policy.checksum() != cursor.checksum:
+            raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
+        run.updates, step = cursor.updates, cursor.step
+        run.recorder.log(f"continuing from step {step}")
+    run.recorder.forget_from(step)
+    run.recorder.status(schema.RUNNING, step=step)
+    return step
+
+
+class _terminate_as_interrupt:  # noqa: N801 (a context manager, used like a function)
+    """SIGTERM ends a run as Ctrl-C does: status written, files whole. Only in the main thread, as Python demands."""
+
+    def __enter__(self) -> None:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, _raise_interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    config = train_command_line(arguments)
+    if config is None:  # --list-presets
+        return 0
+    train(config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
