@@ -6,6 +6,7 @@ completions; signal shares by groups.
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -146,15 +147,10 @@ def attack_rows(
     step: int, ledger: Sequence[AttackRow], fresh: dict[tuple[str, str], tuple[float, float]]
 ) -> list[dict[str, Any]]:
     """Rows of the `attacks` table; `fresh[view, problem_id]` = entropies of fresh completions (clean, moved)."""
-    columns = (
-        "problem_id view linf l2 touched_share zero_gradient_share clipped_share entropy_before entropy_after "
-        "tokens_kept tokens_total moved"
-    ).split()
     rows = []
     for row in ledger:
         clean, moved = fresh.get((row.view, row.problem_id), (NAN, NAN))
-        known = {name: getattr(row, name) for name in columns}
-        rows.append({"step": step, **known, "fresh_entropy_clean": clean, "fresh_entropy_moved": moved})
+        rows.append({"step": step, **asdict(row), "fresh_entropy_clean": clean, "fresh_entropy_moved": moved})
     return rows
 
 

@@ -10,7 +10,8 @@ from the newest checkpoint, and seals the run with `DONE`.
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def train(config: Config) -> dict[str, float]:
     """
     check_names(config)
     torch.set_num_threads(config.threads)
-    with run_lock(Path(config.out)), _terminate_as_interrupt():
+    with run_lock(Path(config.out)), _sigterm_interrupts():
         recorder = Recorder(config)
         if recorder.is_done():
             recorder.log(f"{config.out} is finished; nothing to do")
@@ -211,17 +212,17 @@ def _resume(run: Run) -> int:
     return step
 
 
-class _terminate_as_interrupt:  # noqa: N801 (a context manager, used like a function)
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
     """SIGTERM ends a run as Ctrl-C does: status written, files whole. Only in the main thread, as Python demands."""
-
-    def __enter__(self) -> None:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, _raise_interrupt)
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _raise_interrupt(*_: object) -> None:
