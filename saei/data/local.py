@@ -1,0 +1,196 @@
+"""The `local` problem source: a folder with one `<split>.jsonl` a split and the images that its rows name.
+
+A row is a JSON object with `id, image (path relative to the folder, or null), question, answer`, and optionally
+`choices, answer_type`. Rows without an image are skipped and counted. File extensions lie, so Pillow decides what an
+image is; transparency is laid on white. Everything a user can get wrong is refused when the split is loaded, by file,
+row and field, not in the middle of a run.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from saei.config import DataConfig
+from saei.data.problem_set import ProblemSet
+from saei.types import Problem
+
+log = logging.getLogger(__name__)
+
+REQUIRED = ("id", "image", "question", "answer")
+# What the source says -> how the answer is graded.
+ANSWER_TYPES: dict[str, Literal["number", "math", "choice", "text"]] = {
+    "number": "number",
+    "integer": "number",
+    "float": "number",
+    "math": "math",
+    "numeric_expression": "math",
+    "choice": "choice",
+    "multiple_choice": "choice",
+    "choice_letter": "choice",
+    "text": "text",
+    "yes_no": "text",
+}
+
+
+def folder_of(data: DataConfig) -> Path:
+    """The folder `data.path` names; raises ValueError where it is not one."""
+    folder = Path(data.path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"data.path must be a folder with <split>.jsonl files, got {data.path!r}, which is no folder")
+    return folder
+
+
+def file_of(data: DataConfig, split: str) -> Path:
+    """The JSONL file of `split`; raises ValueError, naming the splits that are there."""
+    folder = folder_of(data)
+    file = folder / f"{split}.jsonl"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl"))) or "none"
+        raise ValueError(f"data.path {data.path!r} has no {split}.jsonl; its splits: {there}")
+    return file
+
+
+def check_rows(file: Path) -> int:
+    """Refuse a file with a line that is no JSON object or lacks a field; returns the number of rows."""
+    rows = 0
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file}, row {number}: not valid JSON ({error}). One JSON object a line.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{file}, row {number}: a JSON object is needed, got {type(row).__name__}")
+            missing = [field for field in REQUIRED if field not in row]
+            if missing:
+                raise ValueError(
+                    f"{file}, row {number}: field {missing[0]!r} is missing. Each row needs {', '.join(REQUIRED)};"
+                    " use null for a row without an image."
+                )
+            check_types(file, number, row)
+            rows += 1
+    if rows == 0:
+        raise ValueError(f"{file}: no rows. Put one JSON object a line, with {', '.join(REQUIRED)}.")
+    return rows
+
+
+def check_types(file: Path, number: int, row: dict[str, Any]) -> None:
+    """Refuse values of a type that no problem can have."""
+    image, answer = row["image"], row["answer"]
+    if image is not None and not isinstance(image, str):
+        raise ValueError(f"{file}, row {number}: field 'image' must be a path or null, got {image!r}")
+    if not isinstance(row["question"], str):
+        raise ValueError(f"{file}, row {number}: field 'question' must be text, got {row['question']!r}")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise ValueError(f"{file}, row {number}: field 'answer' must be text or a number, got {answer!r}")
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows that have an image, read through `datasets`, with the row's number in the file as `row`."""
+    check_rows(file)
+    # datasets infers one type a column: only these are read, as text, so mixed types in other columns do no harm.
+    from datasets import Dataset
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    choices = row.get("choices")
+                    yield {
+                        "row": number,
+                        "id": str(row["id"]),
+                        "image": row["image"],
+                        "question": row["question"],
+                        "answer": str(row["answer"]),
+                        "answer_type": str(row.get("answer_type") or "math"),
+                        "choices": None if choices is None else [str(choice) for choice in choices],
+                    }
+
+    table = Dataset.from_list(list(rows()))
+    kept = [cast(dict[str, Any], row) for row in table if cast(dict[str, Any], row)["image"] is not None]
+    if len(kept) < len(table):
+        log.warning("%s: %d of %d rows have no image and are skipped", file, len(table) - len(kept), len(table))
+    if not kept:
+        raise ValueError(f"{file}: none of its {len(table)} rows has an image; a policy that sees needs one a row")
+    seen: dict[str, int] = {}
+    for row in kept:
+        if row["id"] in seen:
+            raise ValueError(
+                f"{file}, row {row['row']}: field 'id' {row['id']!r} is already that of row {seen[row['id']]};"
+                " make ids unique"
+            )
+        seen[row["id"]] = row["row"]
+    return kept
+
+
+def read_image(file: Path, number: int, path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture as RGB on white; raises ValueError naming row and file where it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGBA")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{file}, row {number}: field 'image' names {path}, which does not exist;"
+            " paths are relative to the folder of the JSONL"
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{file}, row {number}: field 'image' names {path}, which cannot be read as an image ({error});"
+            " replace the file or set image to null"
+        ) from error
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return np.array(Image.alpha_composite(white, picture).convert("RGB"))
+
+
+def load(data: DataConfig, split: str) -> ProblemSet:
+    """The problems of `<split>.jsonl`; each image is opened and decoded once here, so a broken one stops the start."""
+    file = file_of(data, split)
+    folder = file.parent
+    rows = read_rows(file)
+    for row in rows:
+        read_image(file, row["row"], folder / row["image"])
+
+    def problem_at(index: int) -> Problem:
+        row = rows[index]
+        return Problem(
+            problem_id=row["id"],
+            images=(read_image(file, row["row"], folder / row["image"]),),
+            question=row["question"],
+            answer=row["answer"],
+            choices=None if row["choices"] is None else tuple(row["choices"]),
+            answer_type=ANSWER_TYPES.get(row["answer_type"], "math"),
+            kind=row["answer_type"],
+            source=f"local:{folder.name}",
+            split=split,
+        )
+
+    return ProblemSet(split=split, size=len(rows), problem_at=problem_at)
+
+
+def shifted(data: DataConfig) -> tuple[str, ...]:
+    """A folder has no shifted test sets of its own; name them in `data.shifted_splits`."""
+    return ()
+
+
+def fingerprint(data: DataConfig) -> str:
+    """sha256 over the JSONL of every split the run uses and the bytes of the images they name."""
+    digest = hashlib.sha256()
+    names = (data.train_split, data.validation_split, data.test_split, *(data.shifted_splits or ()))
+    for split in sorted(set(names)):
+        file = file_of(data, split)
+        digest.update(split.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        for row in read_rows(file):
+            path = file.parent / row["image"]
+            if path.is_file():
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
