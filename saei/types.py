@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-# One tuple entry per image of the problem.
-ByteImages = tuple[UInt8[Tensor, "3 height width"], ...]
-UnitImages = tuple[Float[Tensor, "3 height width"], ...]
+# One tuple entry per image of the problem. Axes are "_" where the entries of a tuple may differ in size.
+ByteImages = tuple[UInt8[Tensor, "3 _ _"], ...]
+UnitImages = tuple[Float[Tensor, "3 _ _"], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Problem:
     """
 
     problem_id: str
-    images: tuple[UInt8[np.ndarray, "height width 3"], ...]
+    images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
     question: str
     answer: str
     choices: tuple[str, ...] | None = None
@@ -60,7 +60,7 @@ class ScoreRequest:
     prompt: Prompt
     images: ByteImages | UnitImages
     completions: tuple[tuple[int, ...], ...]
-    kept: tuple[Bool[Tensor, " tokens"], ...] | None = None
+    kept: tuple[Bool[Tensor, " _"], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,21 @@
+"""Views: which image the completions of one entry of the group plan see. One function each, in one table.
+
+A view turns the clean 8-bit images of a chunk of problems into 8-bit images of the same size. Those in
+`NEEDS_COMPLETIONS` read what was sampled earlier in the plan, so they cannot come first.
+"""
+
+from collections.abc import Callable
+
+from saei.types import ViewResult
+from saei.views.clean import clean
+from saei.views.context import TokenEntropy, ViewContext, check_budget
+from saei.views.egas import egas
+from saei.views.random_sign import random_sign
+
+View = Callable[[ViewContext], ViewResult]
+
+VIEWS: dict[str, View] = {"clean": clean, "egas": egas, "random_sign": random_sign}
+
+NEEDS_COMPLETIONS = frozenset({"egas", "random_sign"})
+
+__all__ = ["NEEDS_COMPLETIONS", "VIEWS", "TokenEntropy", "View", "ViewContext", "check_budget"]
