@@ -1,0 +1,201 @@
+"""Next-token logits for many rows at once: prompts prefilled once, their cache copied to the rows that share them.
+
+A *prefix* is a prompt with its images; rows that share one are separate completions of it. Prompts of one batch are
+left-padded to a common length, so every row writes its next key and value in the same column. Rows that have finished
+are dropped: their slot is taken over by the last living row, and only that row's cache is copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from saei.types import ByteImages
+
+GROWTH = 64
+"""Columns added to the cache at a time, in tokens; a growth copies the rows still alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prompt as the model reads it: token ids with image placeholders expanded, and 8-bit images."""
+
+    token_ids: tuple[int, ...]
+    images: ByteImages
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """What one forward pass over several prefixes leaves behind; `keys[layer]` and `values[layer]` are the cache."""
+
+    keys: list[Float[Tensor, "prefixes heads columns head_dim"]]
+    values: list[Float[Tensor, "prefixes heads columns head_dim"]]
+    attended: Bool[Tensor, "prefixes columns"]
+    next_position: Int[Tensor, " prefixes"]
+    logits: Float[Tensor, "prefixes vocabulary"]
+
+
+def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
+    """One forward pass over all prefixes, images included; the LM head runs on each last token only.
+
+    M-RoPE positions are computed by the model's own `get_rope_index` and passed explicitly: positions the model infers
+    itself depend on `rope_deltas` left behind by an earlier call.
+    """
+    model, device = policy.model, policy.device
+    columns = max(len(prefix.token_ids) for prefix in prefixes)
+    # padding is never attended to and never read; any text token will do
+    token_ids = torch.full((len(prefixes), columns), policy.end_token_ids[0], dtype=torch.long)
+    attended = torch.zeros((len(prefixes), columns), dtype=torch.bool)
+    for row, prefix in enumerate(prefixes):
+        token_ids[row, columns - len(prefix.token_ids) :] = torch.tensor(prefix.token_ids)
+        attended[row, columns - len(prefix.token_ids) :] = True
+    token_ids, attended = token_ids.to(device), attended.to(device)
+    pixels = _pixels(policy, prefixes)
+    positions, deltas = model.model.get_rope_index(
+        token_ids,
+        mm_token_type_ids=(token_ids == policy.image_token_id).int(),
+        image_grid_thw=pixels.get("image_grid_thw"),
+        attention_mask=attended.long(),
+    )
+    ones = torch.ones((columns, columns), dtype=torch.bool, device=device)
+    # a padding token attends to itself: a row without any attended column would be NaN, and NaN times 0 is NaN
+    mask = (ones.tril() & attended[:, None, :]) | torch.eye(columns, dtype=torch.bool, device=device)
+    cache = DynamicCache()
+    output = model(
+        input_ids=token_ids,
+        attention_mask=mask[:, None],
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **pixels,
+    )
+    return Prefill(
+        keys=[layer.keys for layer in cache.layers],  # pyright: ignore
+        values=[layer.values for layer in cache.layers],  # pyright: ignore
+        attended=attended,
+        next_position=attended.sum(-1) + deltas.to(device).flatten(),
+        logits=output.logits[:, -1],
+    )
+
+
+def _pixels(policy: Any, prefixes: Sequence[Prefix]) -> dict[str, Tensor]:
+    """The vision arguments of the forward pass; none where no prefix has an image."""
+    images = [image for prefix in prefixes for image in prefix.images]
+    if not images:
+        return {}
+    codec = policy.codec
+    return {
+        "pixel_values": torch.cat([codec.patchify(image.to(policy.device)) for image in images]),
+        "image_grid_thw": torch.stack([torch.as_tensor(codec.grid_thw(image)).reshape(3) for image in images]).to(
+            policy.device
+        ),
+    }
+
+
+class RowDecoder:
+    """The decoding state of many rows; `logits` are those of the first new token, `step` gives the next ones.
+
+    `prefix_of_row[i]` says which prefix of the prefill row i continues.
+    """
+
+    def __init__(self, policy: Any, start: Prefill, prefix_of_row: Int[Tensor, " rows"]) -> None:
+        self.logits = start.logits[prefix_of_row]
+        self._model = policy.model
+        self._alive = len(prefix_of_row)
+        self._columns = start.attended.shape[1]
+        self._position = start.next_position[prefix_of_row]
+        self._attended = _with_columns(start.attended[prefix_of_row], GROWTH, dim=1)
+        self._layers = [
+            _RowLayer(_with_columns(keys[prefix_of_row], GROWTH), _with_columns(values[prefix_of_row], GROWTH))
+            for keys, values in zip(start.keys, start.values, strict=True)
+        ]
+        self._cache = Cache(layers=list(self._layers))
+
+    def step(
+        self, tokens: Int[Tensor, " alive"], keep: Int[Tensor, " alive"] | None
+    ) -> Float[Tensor, "alive vocabulary"]:
+        """Append one token to every row that goes on and return the logits of its next token.
+
+        `keep[i]` is the slot, at the previous call, of the row that now has slot i; None: all rows go on, in place.
+        """
+        if keep is not None:
+            self._compact(keep)
+        if self._columns == self._attended.shape[1]:
+            self._grow()
+        rows = self._alive
+        self._attended[:rows, self._columns] = True
+        for layer in self._layers:
+            layer.rows, layer.column = rows, self._columns
+        self._columns += 1
+        hidden = self._model.model.language_model(
+            inputs_embeds=self._model.get_input_embeddings()(tokens[:, None]),
+            attention_mask=self._attended[:rows, None, None, : self._columns],
+            position_ids=self._position[:rows].expand(3, -1)[..., None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        self._position[:rows] += 1
+        return self._model.lm_head(hidden[:, -1])
+
+    def _compact(self, keep: Int[Tensor, " alive"]) -> None:
+        self._alive = len(keep)
+        slots = torch.nonzero(keep != torch.arange(len(keep), device=keep.device)).flatten()
+        if len(slots):
+            sources = keep[slots]
+            for tensor in self._tensors():
+                tensor[slots] = tensor[sources]
+
+    def _grow(self) -> None:
+        rows = self._alive
+        self._attended = _with_columns(self._attended[:rows], GROWTH, dim=1)
+        self._position = self._position[:rows]
+        for layer in self._layers:
+            layer.keys = _with_columns(layer.keys[:rows], GROWTH)
+            layer.values = _with_columns(layer.values[:rows], GROWTH)
+
+    def _tensors(self) -> list[Tensor]:
+        cached = [tensor for layer in self._layers for tensor in (layer.keys, layer.values)]
+        return [self._attended, self._position, *cached]
+
+
+class _RowLayer(CacheLayerMixin):
+    """One layer's keys and values, allocated ahead; `rows` and `column` say where the next token is written."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.rows, self.column = keys.shape[0], 0
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys[: self.rows, :, self.column] = key_states[:, :, 0]
+        self.values[: self.rows, :, self.column] = value_states[:, :, 0]
+        end = self.column + 1
+        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise AssertionError("a row cache is filled from a prefill")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.column + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.column
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def _with_columns(tensor: Tensor, columns: int, dim: int = 2) -> Tensor:
+    """A copy with `columns` zero entries appended along `dim`."""
+    shape = list(tensor.shape)
+    shape[dim] = columns
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dim)
