@@ -8,7 +8,6 @@ that cannot be graded gets accuracy 0 and a status that is counted, an error in 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
 
 from saei.config import RewardConfig
 from saei.graders.exact import same_choice, same_number, same_text
@@ -109,7 +108,7 @@ class Scorer:
         self.pool = WorkerPool(config.workers, config.timeout_s)
         self._known: dict[Task, Outcome] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Scorer":
         return self
 
     def __exit__(

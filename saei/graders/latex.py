@@ -20,7 +20,8 @@ _REPLACED = (
     (re.compile(r"\\number\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"√\s*\{"), r"\\sqrt{"),
     (re.compile(r"√\s*(\d+(?:\.\d+)?|[a-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<!\\)\bsqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"[{(](\d+(?:\.\d+)?|[a-z])\^\{?0\.5\}?[)}]|(\d+(?:\.\d+)?|[a-z])\^\{?0\.5\}?"), r"\\sqrt{\1\2}"),
     (re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\*?\\degrees?(?![a-z])|°"), "°"),
     (re.compile(r"\{\s*\{([^{}]*)\}\s*\}"), r"{\1}"),
@@ -52,6 +53,8 @@ _UNIT = re.compile(
     r"(?:(?<=[\d})\]\sπiI])\s*(NAMES)|(?<=\s)([mgs])|\\(?:text|mathrm|mbox|rm)\s*\{\s*(NAMES|[mgs])\s*\})"
     r"\s*(?:\^?\s*\{?\s*([23])\s*\}?)?\s*$".replace("NAMES", "|".join(sorted(_UNITS, key=len, reverse=True)))
 )
+# White space that divides: parts on lines of their own, numbers ("8 4" is not "84").
+_APART = re.compile(r"\s*\n\s*|(?<=\d)\s+(?=\d)")
 _ENUMERATED, _DIVIDED = re.compile(r"\(\d\)"), re.compile(r"[\n;]")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _KNOWN_WORDS = {
@@ -84,7 +87,8 @@ def tidy(text: str) -> str:
 
 def squeezed(text: str) -> str:
     """`tidy` without white space, braces around single signs and case: the string by which equal answers are found."""
-    return re.sub(r"\{(\w)\}", r"\1", "".join(tidy(text).split())).casefold()
+    text = _APART.sub(lambda match: ";" if "\n" in match.group() else "_", tidy(text))
+    return re.sub(r"\{(\w)\}", r"\1", "".join(text.split())).casefold()
 
 
 def parts(text: str) -> list[str]:

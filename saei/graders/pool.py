@@ -23,8 +23,8 @@ Outcome = tuple[bool, str]
 
 STARTUP_S = 60.0
 KILL_SHARE = 0.6  # of the time limit: the rest is for the kill and for the start of a new worker
-ATTEMPTS = 2  # a worker killed from outside is not the answer's fault
 START_ATTEMPTS = 3
+SPARES = 1  # ready workers beyond those that compute: after a kill the next answer need not wait for a start
 
 
 class GraderBug(RuntimeError):
@@ -74,7 +74,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """Compares answers in `workers` processes; started at the first task, closed by `close`."""
+    """Compares answers in `workers` processes (and a spare); started at the first task, closed by `close`."""
 
     def __init__(self, workers: int, timeout_s: float) -> None:
         self.size, self.timeout_s = workers, timeout_s
@@ -87,8 +87,8 @@ class WorkerPool:
         return [worker.process.pid for worker in self._workers]
 
     def start(self) -> None:
-        """Start the missing workers, without waiting for them."""
-        while len(self._workers) < self.size:
+        """Start the missing workers and the spare, without waiting for them."""
+        while len(self._workers) < self.size + SPARES:
             self._workers.append(_Worker(self.timeout_s))
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class WorkerPool:
         try:
             while waiting or any(worker.task is not None for worker in self._workers):
                 self.start()
-                self._hand_out(tasks, waiting, attempts, outcomes)
+                self._hand_out(tasks, waiting)
                 self._collect(waiting, attempts, outcomes)
         except BaseException:
             self.close()  # a worker in the middle of a task would answer the next batch
@@ -113,14 +113,23 @@ class WorkerPool:
         assert all(outcome is not None for outcome in outcomes), "every task has an outcome"
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _hand_out(self, tasks: Sequence[Task], waiting: deque[int], attempts: list[int], outcomes: list[Any]) -> None:
+    def _hand_out(self, tasks: Sequence[Task], waiting: deque[int]) -> None:
+        """Give waiting tasks to ready workers, at most `size` at a time."""
         for worker in list(self._workers):
-            if worker.ready and worker.task is None and waiting:
-                index = waiting.popleft()
-                try:
-                    worker.send(index, tasks[index], self.timeout_s)
-                except BrokenPipeError:
-                    self._lose(worker, waiting, attempts, outcomes)
+            busy = sum(worker.task is not None for worker in self._workers)
+            if not waiting or busy >= self.size:
+                return
+            if not worker.ready or worker.task is not None:
+                continue
+            if worker.process.poll() is not None:  # killed while idle
+                self._remove(worker)
+                continue
+            index = waiting.popleft()
+            try:
+                worker.send(index, tasks[index], self.timeout_s)
+            except BrokenPipeError:  # killed just now, the task is untouched
+                self._remove(worker)
+                waiting.appendleft(index)
 
     def _collect(self, waiting: deque[int], attempts: list[int], outcomes: list[Any]) -> None:
         """Wait for the next reply or deadline, and take in all there is."""
@@ -165,7 +174,7 @@ class WorkerPool:
         self._remove(worker)
 
     def _lose(self, worker: _Worker, waiting: deque[int], attempts: list[int], outcomes: list[Any]) -> None:
-        """A worker is gone: its task is tried once more, then it counts as the answer's doing."""
+        """A worker is gone: its task is tried again, and in the end counts as a crash."""
         self._remove(worker)
         if not worker.ready:
             self._failed_starts += 1
@@ -178,7 +187,8 @@ class WorkerPool:
         if worker.task is None:
             return
         attempts[worker.task] += 1
-        if attempts[worker.task] < ATTEMPTS:
+        # All idle workers may have been killed at once, from outside: only after more deaths is it the answer's doing.
+        if attempts[worker.task] <= self.size + SPARES:
             waiting.append(worker.task)
         else:
             outcomes[worker.task] = (False, "crash")
