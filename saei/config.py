@@ -18,77 +18,16 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import cattrs
-from tyro.constructors import PrimitiveConstructorSpec
+
+from saei.units import SHARE, check_grey_levels, grey_levels_argument, optional_grey_levels_argument
 
 NOT_HASHED = {"hashed": False}
 """Metadata of a field that says where or how a run is kept, and cannot change a number in it."""
 
 
-def parse_grey_levels(text: str, name: str = "a pixel size") -> float:
-    """`2` or `2/255` -> 2.0 grey levels. Raises ValueError for anything that is probably a unit mistake."""
-    match = re.fullmatch(r"\s*([+-]?\d*\.?\d+)\s*(/\s*255)?\s*", text)
-    if match is None:
-        raise ValueError(f"{name} is a number of grey levels such as 2 or 2/255, got {text!r}")
-    levels = float(match.group(1))
-    check_grey_levels(name, levels)
-    return levels
-
-
-def check_grey_levels(name: str, levels: float) -> None:
-    """Refuse negative sizes and sizes that look like a share of the [0, 1] range."""
-    if levels < 0:
-        # the paper's own notation, the likeliest source of a negative number here
-        raise ValueError(
-            f"{name} must be >= 0, got {levels:g}: the paper prints -2/255 for descent on -H; write 2/255; "
-            "for entropy descent use --view.direction descend"
-        )
-    if 0 < levels < 0.5:
-        raise ValueError(
-            f"{name} is in grey levels (0-255), got {levels:g}: below half a level nothing survives rounding; "
-            f"did you mean {max(1, round(levels * 255))}/255?"
-        )
-    if levels > 255:
-        raise ValueError(f"{name} is in grey levels and at most 255, got {levels:g}")
-
-
-def _grey_levels_argument(name: str) -> PrimitiveConstructorSpec:
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="LEVELS",
-        instance_from_str=lambda args: parse_grey_levels(args[0], name),
-        is_instance=lambda value: isinstance(value, int | float),
-        str_from_instance=lambda value: [f"{value:g}/255"],
-    )
-
-
-def _optional_grey_levels_argument(name: str) -> PrimitiveConstructorSpec:
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="LEVELS|none",
-        instance_from_str=lambda args: None if args[0].lower() == "none" else parse_grey_levels(args[0], name),
-        is_instance=lambda value: value is None or isinstance(value, int | float),
-        str_from_instance=lambda value: ["none" if value is None else f"{value:g}/255"],
-    )
-
-
-def parse_share(text: str) -> Fraction:
-    """`1/3` or `0.2` -> an exact fraction."""
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"a share is a fraction such as 1/3 or 0.2, got {text!r}") from None
-
-
-_SHARE = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="SHARE",
-    instance_from_str=lambda args: parse_share(args[0]),
-    is_instance=lambda value: isinstance(value, Fraction),
-    str_from_instance=lambda value: [str(value)],
-)
-Share = Annotated[Fraction, _SHARE]
-StepSize = Annotated[float, _grey_levels_argument("view.step_size")]
-Epsilon = Annotated[float | None, _optional_grey_levels_argument("view.epsilon")]
+Share = Annotated[Fraction, SHARE]
+StepSize = Annotated[float, grey_levels_argument("view.step_size")]
+Epsilon = Annotated[float | None, optional_grey_levels_argument("view.epsilon")]
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -61,15 +61,15 @@ def rollout_facts(
     return facts
 
 
-def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, float]:
+def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The columns that `steps` and `views` share, over any set of completions."""
     tokens = sum(fact["tokens"] for fact in facts)
 
-    def per_token(name: str, count: float = tokens) -> float:
+    def per_token(name: str, count: int = tokens) -> float:
         known = [fact[name] for fact in facts if name in fact]
         return sum(known) / count if count and known else NAN
 
-    def per_completion(values: list[float]) -> float:
+    def per_completion(values: list[Any]) -> float:
         return float(np.mean(values))
 
     by_group: dict[str, list[dict[str, Any]]] = {}
@@ -105,7 +105,7 @@ def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _total(facts: Sequence[dict[str, Any]], name: str) -> float:
+def _total(facts: Sequence[dict[str, Any]], name: str) -> int:
     return sum(fact[name] for fact in facts)
 
 
@@ -154,7 +154,7 @@ def attack_rows(
     return rows
 
 
-def attack_summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+def attack_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The attack's columns of `steps`: means over problems; NaN where the plan has no attack."""
     if not rows:
         return {"attack_gain": NAN, "attack_moved_share": NAN, "attack_linf": NAN, "fresh_gain": NAN}
@@ -175,7 +175,7 @@ def step_row(
     tokens_spent: tuple[int, int],
     lr: float,
     clock: Clock,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The row of the `steps` table; `tokens_spent` = (forward only, forward and backward) token positions."""
     phases = [name for name in STEPS if name.startswith("time_") and name != "time_step"]
     known = {

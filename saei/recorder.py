@@ -152,7 +152,7 @@ class Recorder:
         name = f"part-{steps[0]:06d}-{steps[1]:06d}.parquet"
         write_atomically(self.folder / table / name, sink.getvalue().to_pybytes())
 
-    def status(self, state: str, *, step: int, message: str = "", **values: float | str) -> None:
+    def status(self, state: str, *, step: int, message: str = "", **values: Any) -> None:
         """Replace `status.json`: where the run is, for status commands; never a ledger."""
         tree = {
             "state": state,

@@ -26,7 +26,6 @@ from saei.types import (
     SampledCompletion,
     SampleRequest,
     ScoreRequest,
-    UnitImages,
 )
 from saei.views import VIEWS, ViewContext, check_budget
 
@@ -197,10 +196,10 @@ def _context(
     prompts = [progress.prompts[position] for position in chunk]
 
     def token_entropy(
-        images: Sequence[UnitImages],
+        images: Sequence[Sequence[Float[Tensor, "3 _ _"]]],
         completions: Sequence[Sequence[tuple[int, ...]]],
-        kept: Sequence[Sequence[Bool[Tensor, " tokens"]]] | None,
-    ) -> list[list[Float[Tensor, " kept"]]]:
+        kept: Sequence[Sequence[Bool[Tensor, " _"]]] | None,
+    ) -> list[list[Float[Tensor, " _"]]]:
         requests = [
             ScoreRequest(
                 prompt=prompt,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import AdamW, Optimizer
@@ -52,7 +53,7 @@ class Run:
     updates: int = 0
 
 
-def train_step(run: Run, problems: Sequence[Problem], step: int) -> dict[str, float]:
+def train_step(run: Run, problems: Sequence[Problem], step: int) -> dict[str, Any]:
     """One rollout batch with all its updates: the whole method, in order. Returns the row of the `steps` table."""
     config, policy, clock = run.config, run.policy, Clock()
     spent = policy.tokens_forward, policy.tokens_backward
@@ -111,7 +112,8 @@ def train(config: Config) -> dict[str, float]:
     check_names(config)
     torch.set_num_threads(config.threads)
     with run_lock(Path(config.out)), _sigterm_interrupts():
-        recorder = Recorder(config)
+        with bad_input():
+            recorder = Recorder(config)
         if recorder.is_done():
             recorder.log(f"{config.out} is finished; nothing to do")
             return recorder.final_scores()

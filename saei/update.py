@@ -119,7 +119,7 @@ def update_policy(
     return UpdateResult(loss=loss_sum, grad_norm=grad_norm, skipped=not finite, sums=sums)
 
 
-def _pad(rows: Sequence[Float[Tensor, " tokens"]]) -> Float[Tensor, "completions longest"]:
+def _pad(rows: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "completions longest"]:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 

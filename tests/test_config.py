@@ -9,12 +9,12 @@ from saei.config import (
     field_names,
     from_dict,
     identity,
-    parse_grey_levels,
     to_dict,
     with_overrides,
 )
 from saei.options import train_command_line
 from saei.presets import PRESETS, preset
+from saei.units import parse_grey_levels
 
 
 def test_two_and_two_over_255_are_both_two_grey_levels():
