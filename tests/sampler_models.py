@@ -1,0 +1,97 @@
+"""Random models of toy size behind the few policy attributes that the sampler reads; no codec, no tokenizer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from saei.types import Prompt
+
+IMAGE, VIDEO, START, VOCABULARY = 60, 61, 62, 64
+
+
+@dataclass
+class ToyCodec:
+    """Patches of the right shape; what they hold need not equal a stock processor's for these tests."""
+
+    patch: int
+
+    def patchify(self, image: torch.Tensor) -> torch.Tensor:
+        patches = image.float().div(255).unfold(1, self.patch, self.patch).unfold(2, self.patch, self.patch)
+        patches = patches.permute(1, 2, 0, 3, 4).flatten(0, 1)  # one row a patch; the order is the same on both sides
+        return patches[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1)
+
+    def grid_thw(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([1, image.shape[1] // self.patch, image.shape[2] // self.patch])
+
+    def tokens(self, image: torch.Tensor) -> int:
+        return int(self.grid_thw(image).prod()) // 4
+
+
+@dataclass
+class ToyPolicy:
+    model: Any
+    codec: Any
+    end_token_ids: tuple[int, ...] = (1,)
+    suppressed_token_ids: tuple[int, ...] = (IMAGE, VIDEO, START)
+    image_token_id: int = IMAGE
+    device: str = "cpu"
+
+
+def _special() -> dict[str, int]:
+    return {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": 63}
+
+
+def qwen2_5_vl(dtype: torch.dtype = torch.float64) -> ToyPolicy:
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False, "initializer_range": 0.3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 24, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32, "patch_size": 4,
+        "window_size": 16, "fullatt_block_indexes": [1], "initializer_range": 0.3,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_special())
+    return ToyPolicy(Qwen2_5_VLForConditionalGeneration(config).to(dtype).eval(), ToyCodec(patch=4))
+
+
+def qwen3_vl(dtype: torch.dtype = torch.float64) -> ToyPolicy:
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False, "initializer_range": 0.3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 24, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32, "patch_size": 4,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0], "initializer_range": 0.3,
+    }  # fmt: skip
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_special())
+    return ToyPolicy(Qwen3VLForConditionalGeneration(config).to(dtype).eval(), ToyCodec(patch=4))
+
+
+def prompt(policy: ToyPolicy, problem_id: str, sizes: list[tuple[int, int]], text: int, seed: int) -> Prompt:
+    """`text` random tokens with images of `sizes` (height, width) after the first two."""
+    generator = torch.Generator().manual_seed(seed)
+    images = tuple(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes)
+    words = torch.randint(2, 50, (text,), generator=generator).tolist()
+    spans = [token for image in images for token in [START] + [IMAGE] * policy.codec.tokens(image) + [63]]
+    return Prompt(problem_id=problem_id, token_ids=(*words[:2], *spans, *words[2:]), images=images)
+
+
+def prompts(policy: ToyPolicy) -> list[Prompt]:
+    """Different lengths, image sizes and numbers of images, one without any."""
+    return [
+        prompt(policy, "square", [(16, 16)], 6, seed=1),
+        prompt(policy, "wide", [(8, 24)], 11, seed=2),
+        prompt(policy, "two", [(16, 8), (8, 8)], 4, seed=3),
+        prompt(policy, "text", [], 9, seed=4),
+    ]
