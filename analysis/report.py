@@ -1,0 +1,225 @@
+"""One self-contained HTML page about a sweep: the verdict first, then the evidence, then how it came about.
+
+    python -m analysis.report tsec_ratio [--results DIR]
+
+Both notebooks are executed on the sweep and kept as `results/<sweep>/report/<notebook>.ipynb`; the page holds their
+prose, figures and tables. It needs no network and runs no script, and says so to the browser; whatever a model wrote
+is escaped.
+"""
+
+# pandas carries no types that a checker can follow through groupby and itertuples
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
+
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import nbformat
+import pandas as pd
+import tyro
+from nbconvert.filters import strip_ansi
+from traitlets.config import Config
+
+from analysis import fragments, plots, stats, tables
+from analysis.load import SweepData, load_sweep
+from saei import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ("accuracy", "entropy")
+REPORT_FOLDER = "report"
+EVIDENCE_STEPS, EVIDENCE_SEEDS = 100, 3
+"""Below this many steps or seeds the first screen says that the budget shows the machinery, not evidence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportArguments:
+    sweep: tyro.conf.Positional[str]
+    """Name of a sweep in the results folder."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Results folder."""
+
+
+def build(sweep: str, results: Path) -> Path:
+    """Execute the notebooks on the sweep and write `results/<sweep>/report/index.html`. Returns its path.
+
+    Raises ValueError for an unknown or damaged sweep. A notebook cell that fails is shown on the page with its error.
+    """
+    data = load_sweep(results, sweep)
+    folder = Path(results) / data.name / REPORT_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    notebooks = {name: execute(name, data.name, Path(results), folder) for name in NOTEBOOKS}
+    page = render(data, notebooks)
+    path = folder / "index.html"
+    temporary = path.with_name(".index.html.tmp")
+    temporary.write_text(page)
+    os.replace(temporary, path)
+    return path
+
+
+def execute(name: str, sweep: str, results: Path, folder: Path) -> nbformat.NotebookNode:
+    """Run one notebook with papermill into `folder`, kept even where a cell fails."""
+    import papermill
+
+    target = folder / f"{name}.ipynb"
+    with kernel_surroundings():
+        try:
+            papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb",
+                target,
+                {"sweep": sweep, "results": str(results.resolve())},
+                kernel_name="python3",
+                cwd=ROOT,
+                progress_bar=False,
+                log_output=False,
+                config=Config({"KernelManager": {"transport": "ipc"}}),
+            )
+        except papermill.PapermillExecutionError as error:
+            print(f"notebooks/{name}.ipynb failed: {error.ename}: {strip_ansi(error.evalue)}", file=sys.stderr)
+    return nbformat.read(target, as_version=4)
+
+
+@contextlib.contextmanager
+def kernel_surroundings() -> Iterator[None]:
+    """This interpreter's own kernel, wherever it is called from, its sockets in a folder that only we can read."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="report-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # the kernel that ipykernel put beside this interpreter comes before the user's own of the same name
+        os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_RUNTIME_DIR": folder}
+        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def render(data: SweepData, notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """The page as text."""
+    items = data.table("eval")
+    loader = jinja2.FileSystemLoader(Path(__file__).resolve().parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        plan=data.plan,
+        budget=budget_sentence(data),
+        counts=data.trials["state"].value_counts().to_dict(),
+        primary=primary_sentence(data),
+        verdicts=fragments.table(tables.verdicts(data)),
+        accuracy=fragments.output(plots.accuracy_by_arm(stats.final_scores(items, data.test_split))),
+        entropy=fragments.output(plots.entropy_over_steps(data.table("steps"))),
+        notebooks={name: fragments.cells(notebook) for name, notebook in notebooks.items()},
+        strips=[fragments.strip_figure(strip) for strip in plots.spread(data.strips(), 12).itertuples()],
+        unfinished=fragments.table(tables.unfinished(data)),
+        overrides=fragments.table(overrides(data)),
+        provenance=provenance(data),
+        command=command(data),
+        built=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def budget_sentence(data: SweepData) -> str:
+    """A warning for small budgets, or ""."""
+    steps = planned_steps(data)
+    seeds = len(data.plan["seeds"])
+    finished = data.state(schema.FINISHED).groupby("arm", observed=True)["seed"].nunique()
+    fewest = int(finished.reindex(data.arms, fill_value=0).min()) if data.arms else 0
+    if steps >= EVIDENCE_STEPS and fewest >= EVIDENCE_SEEDS:
+        return ""
+    if seeds >= EVIDENCE_SEEDS and steps >= EVIDENCE_STEPS:
+        return f"So far {fewest} finished {plural(fewest, 'seed')} in the least finished arm: this is not evidence yet."
+    return (
+        f"{seeds} {plural(seeds, 'seed')} and {steps} {plural(steps, 'step')}: "
+        "this budget shows the machinery, not evidence."
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    return noun if count == 1 else noun + "s"
+
+
+def planned_steps(data: SweepData) -> int:
+    """Steps of a trial: the plan's, else the fewest that a trial says it has."""
+    planned = data.plan.get("steps")
+    known = data.trials.loc[data.trials["steps"] > 0, "steps"]
+    return int(planned or (known.min() if len(known) else 0))
+
+
+def primary_sentence(data: SweepData) -> str:
+    """The primary contrast in one sentence."""
+    rows = tables.compared(data)
+    rows = rows[rows["primary"]] if len(rows) else rows
+    if rows.empty:
+        return ""
+    row: Any = rows.iloc[0]
+    start = f"{row['arm']} against {data.plan['baseline']}: {row['verdict']}"
+    if math.isnan(row["difference"]):
+        return start + "."
+    difference = f"{tables.points(row['difference'], signed=True)} points"
+    if math.isnan(row["low"]):
+        return f"{start} ({difference})."
+    return f"{start} ({difference}, 95 % interval {tables.interval_text(row['low'], row['high'])})."
+
+
+def overrides(data: SweepData) -> pd.DataFrame:
+    """What makes the arms differ: one row per arm."""
+    rows = []
+    for arm in data.plan["arms"]:
+        settings = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (arm.get("overrides") or {}).items())
+        rows.append({"arm": arm["name"], "settings": settings or "the preset as it is"})
+    return pd.DataFrame(rows)
+
+
+def provenance(data: SweepData) -> list[tuple[str, str]]:
+    """Where the numbers come from: commits, versions, machines, seeds. More than one value means a mixed sweep."""
+    documents = data.documents(schema.ENVIRONMENT_FILE)
+    commits = {
+        f"{d.get('git_sha', '')[:12]}{' with uncommitted changes' * bool(d.get('git_dirty'))}" for d in documents
+    }
+    versions = {
+        f"{name} {version}" for d in documents for name, version in (d.get("packages") or {}).items() if version
+    }
+    rows = [
+        ("commit", ", ".join(sorted(commits))),
+        ("python", ", ".join(sorted({str(d.get("python", "")) for d in documents}))),
+        ("packages", ", ".join(sorted(versions))),
+        ("host and device", ", ".join(sorted({f"{d.get('host', '')} ({d.get('device', '')})" for d in documents}))),
+        ("seeds", ", ".join(str(seed) for seed in data.plan["seeds"])),
+        ("steps of a trial", str(planned_steps(data))),
+        ("taken from other sweeps", ", ".join(sorted({s for s in data.trials["same_as"] if s})) or "none"),
+        ("schema version of the tables", str(schema.SCHEMA_VERSION)),
+    ]
+    return [(name, value or "not recorded") for name, value in rows]
+
+
+def command(data: SweepData) -> str:
+    """The command that repeats the sweep."""
+    if data.plan.get("command"):
+        return str(data.plan["command"])
+    return f"python sweeps/run.py {data.name} --seeds {len(data.plan['seeds'])} --steps {planned_steps(data)}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    settings = tyro.cli(ReportArguments, args=arguments, prog="python -m analysis.report", description=__doc__)
+    try:
+        path = build(settings.sweep, settings.results)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(path.resolve())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Is the method better? One number per training seed, paired with the baseline's run of the same seed.
+
+The unit is the seed: scores of one seed are means over all items, differences are taken per seed, and their mean has a
+t interval with S - 1 degrees of freedom. (A bootstrap over 3, 5, 10 seeds covers 74, 85, 90 % where it says 95.) The
+figure of a run is that of its last step; no maximum over steps is ever taken on the test split.
+
+The verdict rule: from three seeds on, `better` or `worse` when the two-sided p value is below 0.05, else `not
+distinguishable`. The p value of the primary contrast stands as it is; those of the other arms are Holm-adjusted among
+themselves. With fewer seeds there is no p value and no verdict.
+"""
+
+# pandas carries no types that a checker can follow through groupby and itertuples
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+from statsmodels.stats.multitest import multipletests
+
+from saei.schema import FINISHED, GREEDY, SAMPLED
+
+BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
+NO_PAIR, ONE_SEED, TWO_SEEDS = "no finished pair", "one seed: no interval", "two seeds: no verdict"
+CONFIDENCE, POWER, ALPHA = 0.95, 0.8, 0.05
+SEEDS_FOR_P = 3
+MOST_SEEDS = 10_000
+
+SCORE_COLUMNS = ("arm", "seed", "trial_id", "step", "items", "samples", "accuracy", "item_set")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A mean with its t interval; `low` and `high` are NaN under two values."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Arm minus baseline over paired seeds. `sd` is that of the per-seed differences; NaN where undefined.
+
+    `mde`: smallest true difference found with 80 % power at this many seeds. `seeds_needed`: seeds in all that would
+    find a true difference of the size seen here (math.inf: more than MOST_SEEDS, or none seen).
+    """
+
+    interval: Interval
+    sd: float
+    p: float
+    mde: float
+    seeds_needed: float
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Student's t interval of a mean, S - 1 degrees of freedom."""
+    array = np.asarray(values, dtype=float)
+    count = len(array)
+    if count == 0:
+        return Interval(mean=math.nan, low=math.nan, high=math.nan, count=0)
+    mean = float(array.mean())
+    if count == 1:
+        return Interval(mean=mean, low=math.nan, high=math.nan, count=1)
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1) * array.std(ddof=1) / math.sqrt(count))
+    return Interval(mean=mean, low=mean - half, high=mean + half, count=count)
+
+
+def power(effect: float, sd: float, seeds: int, alpha: float = ALPHA) -> float:
+    """Probability that a two-sided paired t test over `seeds` finds a true difference `effect` (noncentral t)."""
+    critical = stats.t.ppf(1 - alpha / 2, seeds - 1)
+    shift = effect / sd * math.sqrt(seeds)
+    upper = stats.nct.sf(critical, seeds - 1, shift)
+    lower = stats.nct.cdf(-critical, seeds - 1, shift)
+    # far in the tail scipy's lower part can come out as NaN; it is zero there
+    return float(upper + (0.0 if math.isnan(lower) else lower))
+
+
+def minimum_detectable(sd: float, seeds: int, target: float = POWER) -> float:
+    """Smallest true difference found with probability `target`; NaN under two seeds."""
+    if seeds < 2 or math.isnan(sd):
+        return math.nan
+    return sd * _detectable_in_sd(seeds, target)
+
+
+def _detectable_in_sd(seeds: int, target: float) -> float:
+    return float(optimize.brentq(lambda effect: power(effect, 1.0, seeds) - target, 1e-6, 50.0))  # pyright: ignore[reportArgumentType]
+
+
+def seeds_needed(effect: float, sd: float, target: float = POWER) -> float:
+    """Fewest seeds (at least 3) that find a true difference `effect` with probability `target`; inf beyond 10,000."""
+    if math.isnan(sd) or effect == 0:
+        return math.inf
+    if sd == 0:
+        return SEEDS_FOR_P
+    high = SEEDS_FOR_P
+    while power(abs(effect), sd, high) < target:
+        if high >= MOST_SEEDS:
+            return math.inf
+        high *= 2
+    low = max(SEEDS_FOR_P, high // 2)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(abs(effect), sd, middle) >= target else (middle + 1, high)
+    return low if low <= MOST_SEEDS else math.inf
+
+
+def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """Per-seed differences of two score lists in the same seed order. Raises ValueError for unequal lengths."""
+    if len(arm) != len(baseline):
+        raise ValueError(f"paired scores must have one baseline each, got {len(arm)} and {len(baseline)}")
+    differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
+    interval = t_interval(differences.tolist())
+    seeds = interval.count
+    sd = float(differences.std(ddof=1)) if seeds > 1 else math.nan
+    return Difference(
+        interval=interval,
+        sd=sd,
+        p=_p_value(interval.mean, sd, seeds),
+        mde=minimum_detectable(sd, seeds),
+        seeds_needed=seeds_needed(interval.mean, sd) if seeds > 1 else math.inf,
+    )
+
+
+def _p_value(mean: float, sd: float, seeds: int) -> float:
+    if seeds < SEEDS_FOR_P:
+        return math.nan
+    if sd == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / sd * math.sqrt(seeds), seeds - 1))
+
+
+def verdict(difference: Difference, p: float) -> str:
+    """The rule of this file's head, in words; `p` is the (adjusted) p value to judge by."""
+    seeds = difference.interval.count
+    if seeds < SEEDS_FOR_P:
+        return (NO_PAIR, ONE_SEED, TWO_SEEDS)[seeds]
+    if p >= ALPHA:
+        return SAME
+    return BETTER if difference.interval.mean > 0 else WORSE
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment; NaN (no p value) stays NaN and is not counted."""
+    given = [p for p in p_values if not math.isnan(p)]
+    adjusted = iter(multipletests(given, method="holm")[1]) if given else iter(())
+    return [p if math.isnan(p) else float(next(adjusted)) for p in p_values]
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Unbiased probability that one of k completions is right (arXiv 2107.03374). Raises ValueError if k > samples."""
+    if k > samples:
+        raise ValueError(f"pass@k needs k completions per problem, got k = {k} and {samples} completions")
+    return 1.0 - comb(samples - right, k) / comb(samples, k)
+
+
+def scores(items: pd.DataFrame, split: str, decoding: str = SAMPLED) -> pd.DataFrame:
+    """Mean accuracy per run and evaluated step, over all items of a split: SCORE_COLUMNS.
+
+    `items` are rows of the `eval` table with arm, seed, trial_id. Each problem counts once, as the mean over its
+    completions (mean@k; `samples` is k). `item_set` names the set of problems.
+    """
+    rows = items[(items["split"] == split) & (items["decoding"] == decoding)]
+    if rows.empty:
+        return pd.DataFrame(columns=list(SCORE_COLUMNS))
+    run = ["arm", "seed", "trial_id", "step"]
+    problems = rows.groupby([*run, "problem_id"], observed=True)["accuracy"].agg(["mean", "size"]).reset_index()
+    grouped = problems.groupby(run, observed=True)
+    result = grouped.agg(items=("problem_id", "size"), samples=("size", "max"), accuracy=("mean", "mean"))
+    result["item_set"] = grouped["problem_id"].agg(lambda ids: hash(tuple(sorted(ids))))
+    return result.reset_index()
+
+
+def final_scores(items: pd.DataFrame, split: str, decoding: str = SAMPLED) -> pd.DataFrame:
+    """`scores` at the last step of each finished run."""
+    frame = scores(items[items["state"] == FINISHED], split, decoding)
+    last = frame.groupby(["arm", "seed"], observed=True)["step"].transform("max") if len(frame) else frame["step"]
+    return frame[frame["step"] == last].reset_index(drop=True)
+
+
+def compare_arms(final: pd.DataFrame, *, arms: Sequence[str], baseline: str, primary: str = "") -> pd.DataFrame:
+    """One row per arm: score, difference to the baseline over the seeds both finished, and the verdict.
+
+    Columns: arm, seeds (of the arm), score, pairs, difference, low, high, sd, p, p_judged (Holm-adjusted for all but
+    the primary arm), mde, seeds_needed, verdict. Raises ValueError where a pair was scored on different problems.
+    """
+    reference = final[final["arm"] == baseline].set_index("seed")
+    rows = []
+    for arm in arms:
+        own = final[final["arm"] == arm].set_index("seed")
+        shared = own.index.intersection(reference.index).sort_values()
+        if (own.loc[shared, "item_set"] != reference.loc[shared, "item_set"]).any():
+            raise ValueError(f"{arm} and {baseline} were tested on different problems: their runs cannot be paired")
+        difference = paired_difference(own.loc[shared, "accuracy"].tolist(), reference.loc[shared, "accuracy"].tolist())
+        rows.append({"arm": arm, "seeds": len(own), "score": own["accuracy"].mean(), "difference": difference})
+    others = [row for row in rows if row["arm"] not in (primary, baseline)]
+    adjusted = dict(zip([row["arm"] for row in others], holm([row["difference"].p for row in others]), strict=True))
+    return pd.DataFrame([_flat(row, baseline, adjusted) for row in rows])
+
+
+def _flat(row: dict, baseline: str, adjusted: dict[str, float]) -> dict:
+    difference: Difference = row.pop("difference")
+    if row["arm"] == baseline:
+        empty = dict.fromkeys(("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed"), math.nan)
+        return {**row, "pairs": 0, **empty, "verdict": "baseline"}
+    judged = adjusted.get(row["arm"], difference.p)
+    return {
+        **row,
+        "pairs": difference.interval.count,
+        "difference": difference.interval.mean,
+        "low": difference.interval.low,
+        "high": difference.interval.high,
+        "sd": difference.sd,
+        "p": difference.p,
+        "p_judged": judged,
+        "mde": difference.mde,
+        "seeds_needed": difference.seeds_needed,
+        "verdict": verdict(difference, judged),
+    }
+
+
+def side_figures(items: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
+    """Beside the primary metric: per arm and split, mean@k, greedy accuracy, pass@k and entropy, mean over seeds.
+
+    Last step of finished runs. Entropy is token-weighted, in nats, at temperature 1.
+    """
+    rows = []
+    for split in splits:
+        sampled, greedy = final_scores(items, split), final_scores(items, split, GREEDY)
+        for arm, runs in sampled.groupby("arm", observed=True):
+            k = int(runs["samples"].min())
+            ends = items.merge(runs[["trial_id", "arm", "step"]], on=["trial_id", "arm", "step"])
+            ends = ends[(ends["split"] == split) & (ends["decoding"] == SAMPLED)]
+            per_problem = ends.groupby(["seed", "problem_id"], observed=True)["accuracy"].agg(["size", "sum"])
+            best = [pass_at_k(int(size), round(total), k) for size, total in per_problem.itertuples(index=False)]
+            row = {"split": split, "arm": arm, "seeds": len(runs), f"mean@{k}": runs["accuracy"].mean()}
+            row["greedy"] = greedy.loc[greedy["arm"] == arm, "accuracy"].mean()
+            row |= {
+                f"pass@{k}": float(np.mean(best)),
+                "entropy (nats)": np.average(ends["entropy"], weights=ends["tokens"]),
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
