@@ -23,7 +23,7 @@ from saei.config import Config, DataConfig, ModelConfig, with_overrides
 from saei.data import load_problems
 from saei.evaluate import first_problems
 from saei.policy import Policy, load_policy
-from saei.rollout import GroupsInProgress, make_view, measure_fresh, sample_view
+from saei.rollout import GroupsInProgress, fresh_entropies, make_view, sample_view
 
 CONDITIONS: dict[str, dict[str, str]] = {
     "ascend": {"view.name": "egas", "view.direction": "ascend"},
@@ -63,7 +63,6 @@ def probe(policy: Policy, settings: ProbeConfig) -> list[dict[str, Any]]:
             "seed": settings.seed,
             "rollout.n_clean": settings.completions,
             "rollout.n_view": settings.completions,
-            "record.fresh_every": 1,
         },
     )
     problems = first_problems(load_problems(settings.data, settings.data.train_split), settings.problems)
@@ -72,14 +71,15 @@ def probe(policy: Policy, settings: ProbeConfig) -> list[dict[str, Any]]:
         progress = GroupsInProgress.begin(policy, problems[first : first + settings.chunk])
         make_view(policy, progress, "clean", base, step)
         sample_view(policy, progress, "clean", settings.completions, base, step)
+        clean = fresh_entropies(policy, progress, progress.images["clean"], settings.completions, base, step)
         for condition, overrides in CONDITIONS.items():
             for levels in settings.step_sizes:
                 config = with_overrides(base, {**overrides, "view.step_size": levels})
                 progress.ledger = []
                 make_view(policy, progress, config.view.name, config, step)
-                fresh = measure_fresh(policy, progress, config, step)
-                for row in progress.ledger:
-                    clean, moved = fresh[row.view, row.problem_id]
+                images = progress.images[config.view.name]
+                moved = fresh_entropies(policy, progress, images, settings.completions, config, step)
+                for row, fresh_clean, fresh_moved in zip(progress.ledger, clean, moved, strict=True):
                     rows.append(
                         {
                             "condition": condition,
@@ -90,8 +90,8 @@ def probe(policy: Policy, settings: ProbeConfig) -> list[dict[str, Any]]:
                             "tokens_kept": row.tokens_kept,
                             "entropy_before": row.entropy_before,
                             "entropy_after": row.entropy_after,
-                            "fresh_entropy_clean": clean,
-                            "fresh_entropy_moved": moved,
+                            "fresh_entropy_clean": fresh_clean,
+                            "fresh_entropy_moved": fresh_moved,
                         }
                     )
     return rows

@@ -118,14 +118,14 @@ def measure_fresh(
     for view, count in config.group_plan():
         if view not in attacked:
             continue
-        clean = _fresh_entropies(policy, progress, [prompt.images for prompt in progress.prompts], count, config, step)
-        moved = _fresh_entropies(policy, progress, progress.images[view], count, config, step)
+        clean = fresh_entropies(policy, progress, [prompt.images for prompt in progress.prompts], count, config, step)
+        moved = fresh_entropies(policy, progress, progress.images[view], count, config, step)
         for prompt, pair in zip(progress.prompts, zip(clean, moved, strict=True), strict=True):
             fresh[view, prompt.problem_id] = pair
     return fresh
 
 
-def _fresh_entropies(
+def fresh_entropies(
     policy: Policy,
     progress: GroupsInProgress,
     images: Sequence[ByteImages],
@@ -133,6 +133,7 @@ def _fresh_entropies(
     config: Config,
     step: int,
 ) -> list[float]:
+    """Per problem: mean token entropy of `count` completions sampled on `images` with the noise of purpose "fresh"."""
     requests = [
         SampleRequest(prompt=prompt, images=seen, indices=tuple(range(count)))
         for prompt, seen in zip(progress.prompts, images, strict=True)

@@ -180,6 +180,8 @@ LENGTHS = ("10 cm", "11 cm", "12 cm")
         ("12cm", "12 cm", LENGTHS, True),
         ("D", "12 cm", LENGTHS, False),
         ("B", "12 cm", LENGTHS, False),
+        ("D", "D", ("A", "B", "C", "E", "none"), True),  # golds of this data set are letters,
+        ("E", "D", ("A", "B", "C", "E", "none"), False),  # so E is "none"
     ],
 )
 def test_a_choice_is_named_by_letter_or_text(scorer, answer, gold, choices, right):

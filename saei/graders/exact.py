@@ -59,10 +59,12 @@ def same_text(answer: str, gold: str) -> bool:
 def same_choice(answer: str, gold: str, choices: Sequence[str] | None) -> bool:
     """Equal options, each named by its letter, its text or both ("C", "(C)", "C: 40 cm"); or equal sets of letters.
 
-    Without `choices` letters are compared, and the text behind a letter is ignored.
+    Where options are letters themselves ("A", "B", "C", "E", "none"), an answer is read as the gold is: by letter when
+    the gold is the text of no option. Without `choices` letters are compared, and the text behind a letter is ignored.
     """
     if choices:
-        golds, answers = _named(gold, choices), _named(answer, choices)
+        letter_first = not _named_by_text(gold, choices)
+        golds, answers = _named(gold, choices, letter_first), _named(answer, choices, letter_first)
         if golds:
             return bool(answers) and answers <= golds
     if _squeezed(answer) == _squeezed(gold) != "":
@@ -75,17 +77,23 @@ def _squeezed(text: str) -> str:
     return "".join(words(text).split())
 
 
-def _named(text: str, choices: Sequence[str]) -> set[int]:
-    """Numbers of the options that `text` names: by their text first, then by letter."""
-    squeezed = [_squeezed(choice) for choice in choices]
-    named = {i for i, choice in enumerate(squeezed) if choice and choice == _squeezed(text)}
-    if named:
-        return named
+def _named(text: str, choices: Sequence[str], letter_first: bool) -> set[int]:
+    """Numbers of the options that `text` names, by letter or by text, in the order that the data set's golds suggest."""
+    by_text, by_letter = _named_by_text(text, choices), _named_by_letter(text, choices)
+    return by_letter or by_text if letter_first else by_text or by_letter
+
+
+def _named_by_text(text: str, choices: Sequence[str]) -> set[int]:
+    key = _squeezed(text)
+    return {i for i, choice in enumerate(choices) if key and _squeezed(choice) == key}
+
+
+def _named_by_letter(text: str, choices: Sequence[str]) -> set[int]:
     letter, rest = _letter(text)
     number = ord(letter) - ord("a") if letter else -1
-    if not 0 <= number < len(choices) or (rest and _squeezed(rest) != squeezed[number]):
+    if not 0 <= number < len(choices) or (rest and _squeezed(rest) != _squeezed(choices[number])):
         return set()
-    return {i for i, choice in enumerate(squeezed) if choice == squeezed[number]}
+    return {number} | _named_by_text(choices[number], choices)
 
 
 def _letter(text: str) -> tuple[str, str]:
