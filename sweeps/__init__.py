@@ -1,0 +1,1 @@
+"""Sweeps: one short file per question, and the runner that answers it."""

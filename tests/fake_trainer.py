@@ -1,0 +1,69 @@
+"""A trainer of no model: writes the run directory as `saei.train.train` does, in a moment. Also the sweep CLI with it.
+
+Environment: FAKE_LOG, a file that gets a line per execution; FAKE_STEP_S, seconds per step; FAKE_FAIL_SEED.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from saei.config import Config
+
+TRAINER = "tests.fake_trainer:train"
+
+
+def _write(path: Path, tree: dict) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(tree))
+    os.replace(temporary, path)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def train(config: Config) -> None:
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    cursor = folder / "cursor"
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / "DONE").exists():
+            return
+        first = int(cursor.read_text()) if cursor.exists() else 0
+        with open(os.environ["FAKE_LOG"], "a") as log:
+            log.write(f"{folder.name} {first} {os.environ['OMP_NUM_THREADS']}\n")
+        step = first
+
+        def status(state: str) -> None:
+            numbers = {"reward": 0.5, "entropy": 0.2, "time_step": 0.1}
+            where = {"state": state, "step": step, "steps": config.steps, "pid": os.getpid()}
+            _write(folder / "status.json", where | numbers)
+
+        try:
+            if config.seed == int(os.environ.get("FAKE_FAIL_SEED", "-1")):
+                raise ArithmeticError("the fake trainer was told to fail")
+            for step in range(first, config.steps):
+                status("running")
+                time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
+                cursor.write_text(str(step + 1))
+            step = config.steps
+        except KeyboardInterrupt:
+            status("interrupted")
+            raise
+        status("finished")
+        # 0.5 for GRPO, 0.6 for anything with a view, plus a hundredth per seed
+        score = 0.5 + 0.1 * (config.rollout.n_view > 0) + 0.01 * config.seed
+        _write(folder / "DONE", {"scores": {"validation/mean@8": score, "test/mean@8": score}})
+
+
+if __name__ == "__main__":
+    from saei.cli import run_main
+    from sweeps.run import main
+
+    sys.exit(run_main(lambda: main(sys.argv[1:], trainer=TRAINER)))
