@@ -78,7 +78,7 @@ def _squeezed(text: str) -> str:
 
 
 def _named(text: str, choices: Sequence[str], letter_first: bool) -> set[int]:
-    """Numbers of the options that `text` names, by letter or by text, in the order that the data set's golds suggest."""
+    """Numbers of the options that `text` names, by letter or text, in the order that the golds suggest."""
     by_text, by_letter = _named_by_text(text, choices), _named_by_letter(text, choices)
     return by_letter or by_text if letter_first else by_text or by_letter
 
