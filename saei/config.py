@@ -338,7 +338,7 @@ class Config:
     """Everything that defines a run. The defaults are the `saei` preset on the shipped tiny model."""
 
     preset: str = field(default="saei", metadata=NOT_HASHED)
-    """Name of the row of the preset table that the settings started from; recorded, not obeyed."""
+    """Named method whose settings are the defaults of all others here; `--list-presets` shows them."""
     steps: int = 150
     """Rollout batches to train for."""
     seed: int = 0
