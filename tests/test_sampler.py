@@ -257,3 +257,38 @@ def test_nothing_requested_gives_nothing_and_no_gradient_is_recorded():
     assert [len(group) for group in got] == [0, 2]
     assert not got[1][0].sampler_logprobs.requires_grad
     assert draw(policy, []) == []
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    from saei.config import DataConfig, ModelConfig
+    from saei.data import load_problems
+    from saei.policy import load_policy
+
+    data = DataConfig()
+    policy = load_policy(ModelConfig(dtype="float64", device="cpu"), data)
+    problems = load_problems(data, data.validation_split)
+    return policy, [policy.encode(problems[i]) for i in range(4)]
+
+
+def test_the_shipped_model_decodes_greedily_as_generate_does(shipped):
+    policy, prompts = shipped
+    got = draw(policy, requests_for(prompts, 1), max_new_tokens=40, noise=None)
+    assert [group[0].token_ids for group in got] == [generate(policy, prompt, 40) for prompt in prompts]
+
+
+def test_on_the_shipped_model_the_sampler_and_the_scorer_agree(shipped):
+    from saei.types import ScoreRequest
+
+    policy, prompts = shipped
+    got = draw(policy, requests_for(prompts, 3), max_new_tokens=40)
+    requests = [
+        ScoreRequest(prompt=prompt, images=prompt.images, completions=tuple(c.token_ids for c in group))
+        for prompt, group in zip(prompts, got, strict=True)
+    ]
+    with torch.no_grad():
+        scores = policy.score(requests, temperature=1.0, pack_tokens=2048)
+    for completion, score in zip(itertools.chain(*got), itertools.chain(*scores), strict=True):
+        kwargs = {"atol": 1e-5, "rtol": 0, "check_dtype": False}
+        torch.testing.assert_close(completion.sampler_logprobs, score.logprobs, **kwargs)
+        torch.testing.assert_close(completion.sampler_entropy, score.entropy, **kwargs)

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 VOCABULARY, END, LENGTH = 5, 4, 3
 PROMPTS = ((0, 1, 2), (3, 1), (2,))
 ROWS, BATCHES = 12, 4167  # 50,004 draws
-FEWER = 1500  # batches that suffice to notice a broken sampler: 18,000 draws
+FEWER = 1000  # batches that suffice to notice a broken sampler: 12,000 draws
 PROBLEM_OF_ROW = torch.arange(ROWS) // 4
 Draws = list[list[tuple[int, ...]]]
 """[batch][row] -> token ids."""
