@@ -6,7 +6,6 @@
 
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
 import bleach
@@ -17,14 +16,14 @@ from matplotlib.figure import Figure
 from nbconvert.filters import markdown2html, strip_ansi
 
 from analysis import plots
-from analysis.tables import EMPTY
+from analysis.tables import Table
 
 
 def table(frame: pd.DataFrame) -> Markup:
     """A frame as an escaped HTML table, or nothing for an empty one."""
     if frame.empty:
         return Markup("")
-    return Markup('<div class="wide">' + frame.to_html(index=False, border=0, na_rep=EMPTY) + "</div>")
+    return Markup('<div class="wide">' + Table(frame).to_html() + "</div>")
 
 
 def output(figure: Figure | plots.Sentence) -> Markup:
@@ -38,14 +37,6 @@ def output(figure: Figure | plots.Sentence) -> Markup:
 
 def image(data: str, label: str) -> Markup:
     return Markup('<img class="figure" src="data:image/png;base64,{}" alt="{}">').format(data, label)
-
-
-def strip_figure(strip: Any) -> Markup:
-    """One image strip with its caption."""
-    data = base64.b64encode(Path(strip.path).read_bytes()).decode()
-    caption = f"{strip.arm}, seed {strip.seed}, step {strip.step}, problem {strip.problem_id}"
-    html = '<figure class="strip"><img src="data:image/png;base64,{}" alt="{}"><figcaption>{}</figcaption></figure>'
-    return Markup(html).format(data, caption, caption)
 
 
 def cells(notebook: nbformat.NotebookNode) -> list[Markup]:

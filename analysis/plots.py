@@ -197,7 +197,7 @@ def entropy_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
 
 def entropy_by_view(views: pd.DataFrame) -> Figure | Sentence:
     """`views` table: a panel per arm, a line per view, on the image each completion was sampled on."""
-    wording = "entropy on the sampled image (nats)"
+    wording = "entropy (nats per token)"
     column = "entropy_sampled_image"
     names = list(pd.unique(views["view"]))
     lines = [(name, lambda rows, name=name: rows[rows["view"] == name].assign(value=rows[column])) for name in names]

@@ -120,7 +120,6 @@ def render(data: SweepData, notebooks: dict[str, nbformat.NotebookNode]) -> str:
         accuracy=fragments.output(plots.accuracy_by_arm(stats.final_scores(items, data.test_split))),
         entropy=fragments.output(plots.entropy_over_steps(data.table("steps"))),
         notebooks={name: fragments.cells(notebook) for name, notebook in notebooks.items()},
-        strips=[fragments.strip_figure(strip) for strip in plots.spread(data.strips(), 12).itertuples()],
         unfinished=fragments.table(tables.unfinished(data)),
         overrides=fragments.table(overrides(data)),
         provenance=provenance(data),
@@ -163,13 +162,12 @@ def primary_sentence(data: SweepData) -> str:
     if rows.empty:
         return ""
     row: Any = rows.iloc[0]
-    start = f"{row['arm']} against {data.plan['baseline']}: {row['verdict']}"
-    if math.isnan(row["difference"]):
-        return start + "."
-    difference = f"{tables.points(row['difference'], signed=True)} points"
-    if math.isnan(row["low"]):
-        return f"{start} ({difference})."
-    return f"{start} ({difference}, 95 % interval {tables.interval_text(row['low'], row['high'])})."
+    parts = [row["verdict"]]
+    if not math.isnan(row["low"]):
+        parts.insert(0, f"95 % interval {tables.interval_text(row['low'], row['high'])}")
+    if not math.isnan(row["difference"]):
+        parts.insert(0, f"{tables.points(row['difference'], signed=True)} points")
+    return f"{row['arm']} minus {data.plan['baseline']}: {'; '.join(parts)}."
 
 
 def overrides(data: SweepData) -> pd.DataFrame:

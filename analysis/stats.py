@@ -26,7 +26,7 @@ from statsmodels.stats.multitest import multipletests
 from saei.schema import FINISHED, GREEDY, SAMPLED
 
 BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
-NO_PAIR, ONE_SEED, TWO_SEEDS = "no finished pair", "one seed: no interval", "two seeds: no verdict"
+NO_PAIR, ONE_SEED, TWO_SEEDS = "no finished pair", "one seed, no interval", "two seeds, no verdict"
 CONFIDENCE, POWER, ALPHA = 0.95, 0.8, 0.05
 SEEDS_FOR_P = 3
 MOST_SEEDS = 10_000

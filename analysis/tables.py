@@ -15,6 +15,23 @@ from saei.schema import SAMPLED
 EMPTY = "–"
 
 
+class Table:
+    """A frame to be read: shown without row numbers, long texts whole, everything escaped."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+
+    def to_html(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return self.frame.to_html(index=False, border=0, na_rep=EMPTY)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=False)
+
+
 def progress(data: SweepData) -> pd.DataFrame:
     """Arms by state: how many seeds of each are finished, running, failed, interrupted, missing."""
     if data.trials.empty:
@@ -81,7 +98,7 @@ def seeds_text(row) -> str:
     """Seeds in all that would find the difference seen; nothing where a verdict stands."""
     if row.verdict not in (stats.SAME, stats.TWO_SEEDS):
         return EMPTY
-    return f"> {stats.MOST_SEEDS}" if math.isinf(row.seeds_needed) else f"{int(row.seeds_needed)}"
+    return f"> {stats.MOST_SEEDS}" if math.isinf(row.seeds_needed) else f"about {int(row.seeds_needed)}"
 
 
 def side_figures(data: SweepData) -> pd.DataFrame:

@@ -288,9 +288,9 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    every: int = 20
+    every: int = 25
     """Evaluate on the validation split before step 0 and every this many steps; 0: only at the end."""
-    problems: int = 64
+    problems: int = 128
     """Validation problems of each evaluation (the first ones of the split); the test split is used whole."""
     samples: int = 8
     """Completions per problem at temperature 1; their mean accuracy is the primary metric, mean@8."""

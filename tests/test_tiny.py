@@ -17,7 +17,7 @@ from saei.tiny import model_dir
 from saei.tiny.build import SPECIAL, build_model, build_tokenizer
 from saei.tiny.measure import Measurer, grey, majority_rate, own
 from saei.tiny.solutions import STYLES, solution
-from saei.tiny.warmstart import WarmStart, forward_loss, make_batch, patches_of, warm_start
+from saei.tiny.warmstart import FIRST_INDEX, WarmStart, forward_loss, make_batch, patches_of, warm_start
 
 CARD = json.loads((model_dir() / "card.json").read_text())
 
@@ -151,7 +151,8 @@ def test_the_warm_starts_loss_is_the_stock_models_loss():
 def test_warm_start_draws_no_picture_of_the_train_split():
     train = {load_problems(DataConfig(), "train")[index].images[0].tobytes() for index in range(200)}
     first = WarmStart().batch
-    made = {draw(task_at("train", 10_000_000 + i, 0), "none", np.random.default_rng(0)).tobytes() for i in range(first)}
+    still = np.random.default_rng(0)
+    made = {draw(task_at("train", FIRST_INDEX * 3 + i, 0), "none", still).tobytes() for i in range(first)}
     assert train.isdisjoint(made)
 
 
@@ -159,7 +160,7 @@ def test_a_short_warm_start_writes_a_whole_folder_and_repeats_bit_for_bit(tmp_pa
     digests = []
     for name in ("one", "two"):
         out = tmp_path / name
-        warm_start(WarmStart(out=out, reading_steps=2, steps=2, batch=4, measure_problems=4))
+        warm_start(WarmStart(out=out, drill_steps=2, reading_steps=2, steps=2, batch=4, measure_problems=4))
         digests.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in model_dir().iterdir()}

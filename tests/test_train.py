@@ -172,7 +172,7 @@ def test_grpo_lifts_validation_mean_at_8(tmp_path, seed):
         small_config(tmp_path, "grpo"),
         {
             "steps": 150, "seed": seed, "rollout.problems_per_step": 8, "rollout.n_clean": 12, "eval.every": 0,
-            "rollout.max_new_tokens": 64, "data.train_size": 20000, "eval.problems": 64, "eval.samples": 8,
+            "rollout.max_new_tokens": 64, "data.train_size": 20000, "eval.problems": 256, "eval.samples": 8,
         },
     )  # fmt: skip
     before = train(with_overrides(config, {"steps": 0, "out": str(tmp_path / "before")}))

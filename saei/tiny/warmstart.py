@@ -1,7 +1,9 @@
-"""`python -m saei.tiny.warmstart` rebuilds the tiny model end to end: tokenizer, fresh weights, two phases, its card.
+"""`python -m saei.tiny.warmstart` rebuilds the tiny model end to end: tokenizer, fresh weights, three phases, its card.
 
-Phase 1 reads grids out; without it the questions stay at chance for long. Phase 2 mixes worked solutions in, some of
-them wrong (saei/tiny/solutions.py). Only training scans are seen, in grids beyond those of the `train` split.
+Phase `drill` learns how solutions go on, from their text alone (short rows, no picture: three times cheaper a step).
+Phase `reading` reads grids out; without it the questions stay at chance for long. Phase `mixed` answers questions from
+pictures, with solutions of which some are wrong (saei/tiny/solutions.py). Only training scans are seen, in grids beyond
+those of the `train` split.
 """
 
 import logging
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # Warm-start grids are numbered from here on, far beyond any train split.
 FIRST_INDEX = 10_000_000
+PHASES = ("drill", "reading", "mixed")
 SIDE_CELLS = 3
 
 
@@ -43,20 +46,22 @@ class WarmStart:
     """Folder that the model is written to."""
     seed: int = 0
     """Seed of weights, problems and mistakes."""
+    drill_steps: int = 800
+    """Steps of phase `drill` (right solutions as text alone)."""
     reading_steps: int = 150
-    """Steps of phase 1 (reading the grid out)."""
-    steps: int = 700
-    """Steps of phase 2 (questions mixed in)."""
+    """Steps of phase `reading` (the grid read out)."""
+    steps: int = 450
+    """Steps of phase `mixed` (questions about pictures)."""
     batch: int = 64
     """Examples a step."""
     reading_lr: float = 2e-3
-    """Peak learning rate of phase 1."""
+    """Peak learning rate of the phases `drill` and `reading`."""
     lr: float = 1.5e-3
-    """Peak learning rate of phase 2."""
-    reading_share: float = 0.25
-    """Share of phase 2 that still reads the grid out."""
-    wrong: float = 0.12
-    """Share of wrong steps in worked solutions, before the style's factor."""
+    """Peak learning rate of phase `mixed`."""
+    reading_share: float = 0.15
+    """Share of phase `mixed` that still reads the grid out."""
+    wrong: float = 0.22
+    """Share of wrong steps in the worked solutions of phase `mixed`, before the style's factor."""
     threads: int = 1
     """Torch threads."""
     measure_problems: int = 256
@@ -65,7 +70,10 @@ class WarmStart:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Supervised examples, right-padded; `labels` are -100 outside completions; `cells` are the digits' tokens."""
+    """Supervised examples, right-padded; `labels` are -100 outside completions; `cells` are the digits' tokens.
+
+    `pixel_values` and `cells` are empty in phase `drill`.
+    """
 
     input_ids: Int[Tensor, "rows tokens"]
     labels: Int[Tensor, "rows tokens"]
@@ -96,9 +104,13 @@ def make_batch(recipe: WarmStart, tokenizer: PreTrainedTokenizerFast, phase: str
     random = stream(recipe.seed, "warmstart", phase, step)
     token: Any = tokenizer.convert_tokens_to_ids
     prompts, completions, pictures, cells = [], [], [], []
-    start = FIRST_INDEX + (0 if phase == "reading" else 1_000_000) + step * recipe.batch
+    start = FIRST_INDEX * (1 + PHASES.index(phase)) + step * recipe.batch
     for index in range(start, start + recipe.batch):
         task = task_at("train", index, recipe.seed)
+        if phase == "drill":
+            prompts.append(tokenizer(question_of(task) + "\n").input_ids)
+            completions.append(tokenizer(solution(task, random, 0.0) + "<|im_end|>").input_ids)
+            continue
         read = phase == "reading" or random.random() < recipe.reading_share
         prompts.append(prompt_ids(tokenizer, READ_QUESTION if read else question_of(task)))
         text = reading(task) if read else solution(task, random, recipe.wrong)
@@ -113,7 +125,8 @@ def make_batch(recipe: WarmStart, tokenizer: PreTrainedTokenizerFast, phase: str
         end = len(prompt) + len(completion)
         input_ids[row, :end] = torch.tensor(prompt + completion)
         labels[row, len(prompt) : end] = torch.tensor(completion)
-    return Batch(input_ids, labels, patches_of(np.stack(pictures)), torch.tensor(cells))
+    pixel_values = patches_of(np.stack(pictures)) if pictures else torch.zeros(0, 3 * 2 * 14 * 14)
+    return Batch(input_ids, labels, pixel_values, torch.tensor(cells, dtype=torch.long))
 
 
 def forward_loss(
@@ -124,23 +137,27 @@ def forward_loss(
     The second (zero unless `name_cells`) compares the vision token with the digits' word embeddings: it teaches the
     vision tower what a cell shows before the language model has learned where to look.
     """
-    rows, tokens = batch.input_ids.shape
-    image = batch.input_ids[:1] == model.config.image_token_id
-    grid = torch.tensor([[1, 2 * SIDE_CELLS, 2 * SIDE_CELLS]])
     inner: Any = model.model
-    # Every prompt has its image at the same place, so one row's positions are everyone's.
-    positions, _ = inner.get_rope_index(batch.input_ids[:1], mm_token_type_ids=image.int(), image_grid_thw=grid)
-    seen = inner.get_image_features(batch.pixel_values, grid.expand(rows, 3), return_dict=True)
-    hidden = inner(
-        input_ids=batch.input_ids,
-        position_ids=positions.expand(3, rows, tokens),
-        mm_encoder_outputs={"image": seen},
-        image_grid_thw=grid.expand(rows, 3),
-        use_cache=False,
-    ).last_hidden_state
+    seen = None
+    if len(batch.pixel_values):
+        rows, tokens = batch.input_ids.shape
+        image = batch.input_ids[:1] == model.config.image_token_id
+        grid = torch.tensor([[1, 2 * SIDE_CELLS, 2 * SIDE_CELLS]])
+        # Every prompt has its image at the same place, so one row's positions are everyone's.
+        positions, _ = inner.get_rope_index(batch.input_ids[:1], mm_token_type_ids=image.int(), image_grid_thw=grid)
+        seen = inner.get_image_features(batch.pixel_values, grid.expand(rows, 3), return_dict=True)
+        hidden = inner(
+            input_ids=batch.input_ids,
+            position_ids=positions.expand(3, rows, tokens),
+            mm_encoder_outputs={"image": seen},
+            image_grid_thw=grid.expand(rows, 3),
+            use_cache=False,
+        ).last_hidden_state
+    else:
+        hidden = inner.language_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     wanted = batch.labels[:, 1:] != -100
     loss = cross_entropy(model.lm_head(hidden[:, :-1][wanted]).float(), batch.labels[:, 1:][wanted])
-    if not name_cells:
+    if seen is None or not name_cells:
         return loss, torch.zeros(())
     vision = torch.cat(seen.pooler_output)
     return loss, cross_entropy(model.lm_head(rms_norm(vision, vision.shape[-1:])), batch.cells)
@@ -177,6 +194,7 @@ def warm_start(recipe: WarmStart) -> Qwen2_5_VLForConditionalGeneration:
     tokenizer = build_tokenizer(recipe.seed)
     model = build_model(tokenizer, recipe.seed)
     for phase, steps, lr in (
+        ("drill", recipe.drill_steps, recipe.reading_lr),
         ("reading", recipe.reading_steps, recipe.reading_lr),
         ("mixed", recipe.steps, recipe.lr),
     ):
@@ -188,7 +206,7 @@ def warm_start(recipe: WarmStart) -> Qwen2_5_VLForConditionalGeneration:
 
         batches = (make_batch(recipe, tokenizer, phase, step) for step in range(steps))
         train_phase(model, batches, steps, lr, name_cells=phase == "reading", after_step=report)
-        save(model, tokenizer, recipe.out)
+    save(model, tokenizer, recipe.out)
     seconds = time.perf_counter() - began
     write_card(recipe.out, recipe, measure(recipe.out, problems=recipe.measure_problems), seconds)
     return model
