@@ -200,18 +200,19 @@ def entropy_by_view(views: pd.DataFrame) -> Figure | Sentence:
     wording = "entropy (nats per token)"
     column = "entropy_sampled_image"
     names = list(pd.unique(views["view"]))
-    lines = [(name, lambda rows, name=name: rows[rows["view"] == name].assign(value=rows[column])) for name in names]
+    lines = [(name, column, lambda rows, name=name: rows[rows["view"] == name]) for name in names]
     return _panels(views, lines, wording, "No entropy per view yet: no run has recorded a step.")
 
 
 def entropy_by_band(steps: pd.DataFrame) -> Figure | Sentence:
     """`steps` table: a panel per arm; thirds of each completion's tokens by entropy, as TsEC ranks them."""
     bands = {"high third": "entropy_high", "middle third": "entropy_middle", "low third": "entropy_low"}
-    lines = [(name, lambda rows, c=column: rows.assign(value=rows[c])) for name, column in bands.items()]
+    lines = [(name, column, lambda rows: rows) for name, column in bands.items()]
     return _panels(steps, lines, "entropy (nats per token)", "No entropy per band yet: no run has recorded a step.")
 
 
-Lines = Sequence[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]]
+Lines = Sequence[tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
+"""Name, column, and which rows of the arm."""
 
 
 def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure | Sentence:
@@ -221,17 +222,17 @@ def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure
     arms = [arm for arm in _arms(frame) if (frame["arm"] == arm).any()]
     columns = min(3, len(arms))
     rows = -(-len(arms) // columns)
-    styles = arm_styles([name for name, _ in lines])
+    styles = arm_styles([name for name, _, _ in lines])
     with rc_context(STYLE):
         figure = Figure(figsize=(max(6.4, 2.6 * columns), 0.9 + 2.1 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         window = _window(frame["step"].nunique())
         for axes, arm in zip(grid, arms, strict=False):
             own = frame[frame["arm"] == arm]
-            for name, take in lines:
+            for name, column, take in lines:
                 chosen = take(own)
                 if len(chosen):
-                    _curve(axes, chosen, "value", styles[name], name, window=window, band=True)
+                    _curve(axes, chosen, column, styles[name], name, window=window, band=True)
             axes.set_title(arm, loc="left")
             _label_steps(axes, "", window)
             axes.tick_params(labelbottom=True)

@@ -123,16 +123,28 @@ def _launch(
         if on_slurm and missing:
             print("\n" + cluster.sbatch_text(profile, command.name, missing, folder / ".jobs", command.jobs), end="")
         return 0
+    missing = [trial for trial in trials if estimate.is_missing(trial)]
+    submitted: list[str] = []
+    if on_slurm and missing:
+        submitted = cluster.submit(missing, profile, command.name, folder / ".jobs", command.jobs)
+    write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
     if on_slurm:
-        missing = [trial for trial in trials if estimate.is_missing(trial)]
-        submitted = cluster.submit(missing, profile, command.name, folder / ".jobs", command.jobs) if missing else []
-        write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
+        _show_as_running(command.name, folder, trials, missing)
         print(f"submitted {len(submitted)} of {len(trials)} trials: {' '.join(submitted) or 'the rest is finished'}")
         return 0
-    write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
     failed = _run_here(command, trials, jobs, folder, trainer)
     report_failed = not command.no_report and not _report(command)
     return 1 if failed or report_failed else 0
+
+
+def _show_as_running(name: str, folder: Path, trials: Sequence[Any], submitted: Sequence[Any]) -> None:
+    """Ask the study for what was submitted: it runs there until a later launch reads how it ended."""
+    from sweeps.study import SweepStudy
+
+    with SweepStudy(name, folder, trials) as study:
+        for trial in submitted:
+            study.ask(trial)
+        study.hand_over()
 
 
 def _run_here(command: Command, trials: Sequence[Any], jobs: int, folder: Path, trainer: str) -> dict[str, str]:

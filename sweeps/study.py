@@ -72,6 +72,10 @@ class SweepStudy:
         if trial.trial_id in self._asked:
             self._end(trial.trial_id, _value(trial))
 
+    def hand_over(self) -> None:
+        """Leave what was asked as running: a cluster trains it, and the next launch reads how it ended."""
+        self._asked.clear()
+
     def _end(self, key: str, value: float | None) -> None:
         if value is None:
             self.study.tell(self._asked.pop(key), state=TrialState.FAIL)

@@ -343,6 +343,9 @@ def test_what_is_submitted_is_the_text_of_the_dry_run(results, tmp_path, monkeyp
     assert "--array=0-1%1" in out
     assert len(list((results / "components" / ".jobs").glob("*submitted.pkl"))) == 2
     assert len(plan(results)["trials"]) == 2
+    storage = JournalStorage(JournalFileBackend(str(results / "components" / "study.log")))
+    states = [trial.state for trial in optuna.load_study(study_name="components", storage=storage).trials]
+    assert states == [optuna.trial.TrialState.RUNNING] * 2
 
 
 def test_without_slurm_submitting_ends_with_a_sentence_and_code_2(results, capsys, monkeypatch):
