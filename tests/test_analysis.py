@@ -1,0 +1,378 @@
+"""Results on disk -> frames -> statistics -> figures -> report, on made-up sweeps (fake_results.py)."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.figure import Figure
+from scipy import stats as scipy_stats
+from statsmodels.stats.power import TTestPower
+
+from analysis import fragments, load, plots, report, stats, tables
+from saei import schema
+from tests.fake_results import fake_id, write_run, write_sweep
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTILE = "<script>document.title='x'</script><img src=http://example.org/a.png>"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_sweep(folder, "full", text=HOSTILE)
+    return folder
+
+
+def all_plots(data):
+    items, steps = data.table("eval"), data.table("steps")
+    return [
+        plots.accuracy_by_arm(stats.final_scores(items, data.test_split)),
+        plots.accuracy_over_steps(stats.scores(items, data.validation_split)),
+        plots.entropy_over_steps(steps),
+        plots.entropy_by_view(data.table("views")),
+        plots.entropy_by_band(steps),
+        plots.attack_gain_over_steps(steps),
+        plots.reward_over_steps(steps),
+        plots.length_over_steps(steps),
+        plots.strip_gallery(data.strips()),
+    ]
+
+
+# ---- load
+
+
+def test_analysis_never_loads_torch():
+    code = "import sys, analysis.report, analysis.tables; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_full_sweep_has_every_row_of_every_trial(results):
+    data = load.load_sweep(results, "full")
+    assert data.arms == ["GRPO", "SaEI", "random third"]
+    assert list(data.trials["state"]) == ["finished"] * 9
+    assert len(data.table("steps")) == 9 * 20
+    assert len(data.table("views")) == 3 * 20 + 6 * 20 * 2  # GRPO has one view, the others two
+    # per run: validation at steps 0 5 10 15 20, test and larger_grid at the end; 12 problems x (8 sampled + 1 greedy)
+    assert len(data.table("eval")) == 9 * 7 * 12 * 9
+    assert "text" not in data.table("eval") and "text" in data.table("eval", ["step", "text"])
+
+
+def test_no_results_at_all_is_an_empty_sweep_with_sentences_for_plots(tmp_path):
+    data = load.load_sweep(tmp_path)
+    assert all(isinstance(drawn, plots.Sentence) for drawn in all_plots(data))
+    for table in (tables.verdicts, tables.side_figures, tables.examples, tables.last_steps, tables.progress):
+        table(data)
+
+
+def test_a_partial_sweep_says_what_each_trial_is_doing(tmp_path):
+    write_sweep(
+        tmp_path,
+        leave_out=[("SaEI", 2)],
+        unfinished={("SaEI", 1): schema.RUNNING, ("GRPO", 2): schema.FAILED, ("random third", 0): schema.FINISHED},
+    )
+    data = load.load_sweep(tmp_path)
+    state = {(row.arm, row.seed): row.state for row in data.trials.itertuples()}
+    assert state["SaEI", 2] == "missing" and state["SaEI", 1] == "running" and state["GRPO", 2] == "failed"
+    assert state["random third", 0] == "finished"
+    assert data.state("failed").iloc[0]["message"] == "RuntimeError: loss is not finite"
+    # the running trial has half its steps, and no part in the comparison
+    assert len(data.table("steps").query("arm == 'SaEI' and seed == 1")) == 10
+    assert set(stats.final_scores(data.table("eval"), "test").query("arm == 'SaEI'")["seed"]) == {0}
+
+
+def test_a_running_trial_that_went_silent_was_interrupted(tmp_path):
+    folder = write_sweep(tmp_path, unfinished={("GRPO", 0): schema.RUNNING})
+    beat = json.loads((folder / fake_id("GRPO", 0) / schema.STATUS_FILE).read_text())["heartbeat"]
+    assert load.load_sweep(tmp_path, now=beat + 500).trials.iloc[0]["state"] == "running"
+    assert load.load_sweep(tmp_path, now=beat + 700).trials.iloc[0]["state"] == "interrupted"
+
+
+def test_a_run_is_not_finished_without_done_whatever_its_status_says(tmp_path):
+    folder = write_sweep(tmp_path)
+    (folder / fake_id("GRPO", 0) / schema.DONE_FILE).unlink()
+    assert load.load_sweep(tmp_path).trials.iloc[0]["state"] == "interrupted"
+
+
+def test_same_as_is_followed_to_the_other_sweep(tmp_path):
+    write_sweep(tmp_path, "first")
+    folder = write_sweep(tmp_path, "second", leave_out=[("GRPO", 0)])
+    pointer = folder / fake_id("GRPO", 0)
+    pointer.mkdir()
+    (pointer / schema.SAME_AS_FILE).write_text(f"../../first/{fake_id('GRPO', 0)}\n")
+    data = load.load_sweep(tmp_path, "second")
+    assert data.trials.iloc[0]["state"] == "finished"
+    assert data.trials.iloc[0]["same_as"] == f"first/{fake_id('GRPO', 0)}"
+    assert len(data.table("steps").query("arm == 'GRPO' and seed == 0")) == 20
+    (pointer / schema.SAME_AS_FILE).write_text("../../gone/away")
+    assert load.load_sweep(tmp_path, "second").trials.iloc[0]["state"] == "missing"
+
+
+def test_rows_with_equal_keys_are_refused(tmp_path):
+    folder = write_sweep(tmp_path)
+    parts = sorted((folder / fake_id("GRPO", 1) / "steps").iterdir())
+    pq.write_table(pq.read_table(parts[0]), parts[0].with_name("part-000003-000004.parquet"))
+    with pytest.raises(ValueError, match="equal keys"):
+        load.load_sweep(tmp_path).table("steps")
+
+
+def test_a_part_that_vanishes_while_being_read_is_looked_for_again(tmp_path, monkeypatch):
+    folder = write_sweep(tmp_path) / fake_id("GRPO", 1)
+    original, failures = pq.ParquetFile, [FileNotFoundError("replaced"), FileNotFoundError("replaced")]
+
+    def flaky(path):
+        if failures:
+            raise failures.pop()
+        return original(path)
+
+    monkeypatch.setattr(load.pq, "ParquetFile", flaky)
+    table = load.read_run_table(folder, "steps", ["step"])
+    assert table is not None and len(table) == 20 and not failures
+
+
+def test_another_schema_version_is_refused_with_a_sentence(tmp_path):
+    folder = write_sweep(tmp_path)
+    path = folder / fake_id("SaEI", 0) / schema.CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+    with pytest.raises(ValueError, match="schema_version is 99, this code reads 1"):
+        load.load_sweep(tmp_path)
+
+
+def test_an_unknown_sweep_names_those_present(results):
+    with pytest.raises(ValueError, match=r"there is no 'other'.*it holds full"):
+        load.load_sweep(results, "other")
+
+
+# ---- stats
+
+
+def test_the_t_interval_of_one_two_three():
+    # mean 2, sd 1, t(0.975, 2) = 4.3027, half width 4.3027 / sqrt 3 = 2.4842
+    interval = stats.t_interval([1.0, 2.0, 3.0])
+    assert (interval.mean, interval.count) == (2.0, 3)
+    assert interval.low == pytest.approx(2 - 2.4842, abs=1e-4) and interval.high == pytest.approx(4.4842, abs=1e-4)
+    alone = stats.t_interval([0.5])
+    assert alone.mean == 0.5 and math.isnan(alone.low)
+
+
+def test_the_paired_difference_is_scipys():
+    rng = np.random.default_rng(0)
+    arm, baseline = rng.normal(0.5, 0.1, 6), rng.normal(0.45, 0.1, 6)
+    oracle = scipy_stats.ttest_rel(arm, baseline)
+    ours = stats.paired_difference(arm.tolist(), baseline.tolist())
+    assert ours.p == pytest.approx(oracle.pvalue, rel=1e-9)
+    interval = oracle.confidence_interval(0.95)
+    assert (ours.interval.low, ours.interval.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [(3, 3.3), (5, 1.7), (10, 1.0)])
+def test_the_detectable_difference_in_deviations(seeds, expected):
+    assert stats.minimum_detectable(1.0, seeds) == pytest.approx(expected, abs=0.05)
+    oracle = TTestPower().solve_power(nobs=seeds, alpha=0.05, power=0.8, alternative="two-sided")
+    assert stats.minimum_detectable(2.0, seeds) == pytest.approx(2 * oracle, rel=1e-3)
+
+
+@pytest.mark.parametrize("effect", [0.3, 1.0, 1.7, 5.0])
+def test_the_seeds_needed_are_the_fewest_that_reach_the_power(effect):
+    needed = int(stats.seeds_needed(effect, 1.0))
+    assert stats.power(effect, 1.0, needed) >= 0.8
+    assert needed == 3 or stats.power(effect, 1.0, needed - 1) < 0.8
+    oracle = TTestPower().power(effect, needed, 0.05, alternative="two-sided")
+    assert stats.power(effect, 1.0, needed) == pytest.approx(oracle, abs=1e-6)
+
+
+def test_no_difference_needs_no_finite_number_of_seeds():
+    assert math.isinf(stats.seeds_needed(0.0, 1.0)) and math.isinf(stats.seeds_needed(0.001, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([], stats.NO_PAIR),
+        ([0.9], stats.ONE_SEED),
+        ([0.9, 0.91], stats.TWO_SEEDS),
+        ([0.10, 0.11, 0.12], stats.BETTER),  # t = 0.11 / (0.01 / sqrt 3) = 19, p = 0.003
+        ([-0.10, -0.11, -0.12], stats.WORSE),
+        ([0.1, -0.1, 0.12], stats.SAME),
+        ([0.0, 0.0, 0.0], stats.SAME),  # the same trial on both sides
+    ],
+)
+def test_the_verdict_in_words(differences, expected):
+    difference = stats.paired_difference(differences, [0.0] * len(differences))
+    assert stats.verdict(difference, difference.p) == expected
+    assert math.isnan(difference.p) == (len(differences) < 3)
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.03, 0.04 times 3, 2, 1, made monotone: 0.03, 0.06, 0.06; no p value stays none
+    adjusted = stats.holm([0.04, 0.01, math.nan, 0.03])
+    assert adjusted[:2] == pytest.approx([0.06, 0.03]) and math.isnan(adjusted[2])
+    assert adjusted[3] == pytest.approx(0.06)
+
+
+def test_pass_at_k_by_hand():
+    # 2 of 4 right, k = 2: both wrong in 1 of 6 pairs
+    assert stats.pass_at_k(4, 2, 2) == pytest.approx(5 / 6)
+    assert stats.pass_at_k(8, 0, 8) == 0.0 and stats.pass_at_k(8, 1, 8) == 1.0
+    with pytest.raises(ValueError, match="k = 9 and 8"):
+        stats.pass_at_k(8, 2, 9)
+
+
+def eval_items(rows):
+    """(arm, seed, step, problem, accuracies) -> rows of an eval table of finished runs."""
+    frame = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "trial_id": f"{arm}-s{seed}", "state": "finished", "step": step, "split": "test"}
+            | {
+                "decoding": "sampled",
+                "problem_id": problem,
+                "index": i,
+                "accuracy": right,
+                "tokens": 10,
+                "entropy": 0.1,
+            }
+            for arm, seed, step, problem, accuracies in rows
+            for i, right in enumerate(accuracies)
+        ]
+    )
+    frame["arm"] = pd.Categorical(frame["arm"], categories=["base", "new"], ordered=True)
+    return frame
+
+
+def test_the_reported_figure_is_the_last_steps_and_not_the_best():
+    items = eval_items([("base", 0, 10, "a", (1, 1)), ("base", 0, 20, "a", (0, 1))])
+    final = stats.final_scores(items, "test")
+    assert final[["step", "accuracy", "samples"]].values.tolist() == [[20, 0.5, 2]]
+
+
+def test_arms_are_paired_by_seed_over_the_seeds_both_finished():
+    items = eval_items(
+        [
+            *(("base", seed, 5, "a", (0, 0, 0, 1)) for seed in (0, 1, 2, 3)),  # 0.25 each
+            ("new", 2, 5, "a", (1, 1, 0, 0)),  # 0.50: +0.25
+            ("new", 0, 5, "a", (1, 1, 1, 0)),  # 0.75: +0.50
+            ("new", 7, 5, "a", (1, 1, 1, 1)),  # no partner
+        ]
+    )
+    row = stats.compare_arms(
+        stats.final_scores(items, "test"), arms=["base", "new"], baseline="base", primary="new"
+    ).iloc[1]
+    assert (row["pairs"], row["seeds"]) == (2, 3)
+    assert row["difference"] == pytest.approx(0.375)
+    assert row["score"] == pytest.approx(0.75)  # of all three own seeds
+    assert row["verdict"] == stats.TWO_SEEDS
+
+
+def test_runs_tested_on_different_problems_are_not_paired():
+    items = eval_items([("base", 0, 5, "a", (1,)), ("new", 0, 5, "b", (1,))])
+    with pytest.raises(ValueError, match="different problems"):
+        stats.compare_arms(stats.final_scores(items, "test"), arms=["base", "new"], baseline="base")
+
+
+def test_loaded_scores_equal_those_that_the_run_sealed(results):
+    data = load.load_sweep(results, "full")
+    sealed = {tree["trial_id"]: tree["scores"]["test/mean@8"] for tree in data.documents(schema.DONE_FILE)}
+    final = stats.final_scores(data.table("eval"), "test").set_index("trial_id")["accuracy"]
+    assert final.to_dict() == pytest.approx(sealed)
+
+
+# ---- plots
+
+
+def test_every_plot_of_a_full_sweep_is_a_figure_with_labelled_axes(results):
+    drawn = all_plots(load.load_sweep(results, "full"))
+    assert all(isinstance(figure, Figure) for figure in drawn)
+    entropy = drawn[2].axes[0]
+    assert entropy.get_ylabel() == "entropy (nats per token)" and entropy.get_xlabel() == "step"
+    assert [line.get_label() for line in entropy.lines] == ["GRPO", "SaEI", "random third"]
+    assert [len(axes.lines) for axes in drawn[3].axes] == [1, 2, 2]  # views: GRPO is clean only
+
+
+def test_a_curve_is_the_mean_of_the_seeds_and_its_band_their_range():
+    rows = [("GRPO", seed, step, value) for step in (0, 1) for seed, value in ((0, 0.1), (1, 0.3))]
+    steps = pd.DataFrame(rows, columns=["arm", "seed", "step", "entropy"])
+    steps["arm"] = pd.Categorical(steps["arm"], categories=["GRPO"])
+    axes = plots.entropy_over_steps(steps).axes[0]
+    assert axes.lines[0].get_ydata() == pytest.approx([0.2, 0.2])
+    corners = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == pytest.approx((0.1, 0.3))
+
+
+def test_ten_arms_all_look_different():
+    styles = plots.arm_styles([f"arm {i}" for i in range(10)])
+    assert len({(style["color"], str(style["linestyle"])) for style in styles.values()}) == 10
+
+
+# ---- report
+
+
+def test_the_report_is_one_page_that_needs_nothing_and_escapes_what_models_wrote(results):
+    path = report.build("full", results)
+    page = path.read_text()
+    assert path == results / "full" / "report" / "index.html"
+    assert "<script" not in page and "&lt;script&gt;" in page
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page.replace("&lt;img src=http", ""))
+    assert len(addresses) > 8 and all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"@import|url\(", page)
+    assert "3 seeds and 20 steps: this budget shows the machinery, not evidence." in page
+    assert "9 finished" in page and "0123456789ab" in page and "Does acting on the middle third" in page
+    assert 'class="error"' not in page
+    assert "None: every planned trial is finished." in page
+    for name in ("accuracy", "entropy"):
+        executed = json.loads((path.parent / f"{name}.ipynb").read_text())
+        assert any(cell.get("outputs") for cell in executed["cells"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_report_of_no_or_one_run_has_sentences_in_place_of_plots(tmp_path, finished):
+    arms, seeds = {"GRPO": 0.1, "SaEI": 0.2}, 3
+    everything = [(arm, seed) for arm in arms for seed in range(seeds)]
+    write_sweep(tmp_path, arms=arms, seeds=seeds, leave_out=everything[finished:])
+    page = report.build("fake", tmp_path).read_text()
+    assert 'class="error"' not in page
+    assert "missing" in page and "No attack to show" in page
+    assert ("No accuracy to compare yet" in page) == (finished == 0)
+
+
+def test_an_error_in_a_notebook_shows_as_text():
+    class Output(dict):
+        __getattr__ = dict.__getitem__
+
+    shown = fragments.result(Output(output_type="error", ename="KeyError", evalue="<b>bold</b>"))
+    assert str(shown) == '<pre class="error">KeyError: &lt;b&gt;bold&lt;/b&gt;</pre>'
+
+
+def test_a_large_budget_carries_no_warning(tmp_path):
+    folder = write_sweep(tmp_path, seeds=3, problems=1, steps=4)
+    path = folder / schema.SWEEP_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 150}))
+    assert report.budget_sentence(load.load_sweep(tmp_path)) == ""
+    (folder / fake_id("SaEI", 0) / schema.DONE_FILE).unlink()
+    assert "2 finished seeds in the least finished arm" in report.budget_sentence(load.load_sweep(tmp_path))
+
+
+def test_the_command_line_refuses_an_unknown_sweep_with_exit_code_2(results):
+    command = [sys.executable, "-m", "analysis.report", "nonsense", "--results", str(results)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "there is no 'nonsense'" in result.stderr and "it holds full" in result.stderr
+
+
+def test_later_seeds_make_a_verdict_exploratory(tmp_path):
+    folder = write_sweep(tmp_path, seeds=2)
+    path = folder / schema.SWEEP_FILE
+    plan = json.loads(path.read_text())
+    trial = fake_id("SaEI", 2)
+    plan["trials"].append({"trial_id": trial, "arm": "SaEI", "seed": 2, "exploratory": True})
+    path.write_text(json.dumps(plan))
+    size = {"steps": 4, "problems": 2, "samples": 8, "text": ""}
+    write_run(folder / trial, effect=0.1, attacked=True, seed=2, **size)
+    verdicts = tables.verdicts(load.load_sweep(tmp_path)).set_index("arm")["verdict"]
+    assert verdicts["SaEI (primary contrast)"] == "two seeds, no verdict (exploratory)"
