@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
@@ -85,15 +86,16 @@ class SweepData:
         return found
 
     def strips(self) -> pd.DataFrame:
-        """Image strips (clean | moved | amplified difference): arm, seed, step, problem_id, path."""
+        """Image strips (clean | moved | amplified difference): arm, seed, step, view, problem_id, path."""
         rows = []
         for trial in self.trials.itertuples():
-            images = sorted((trial.folder / schema.IMAGES_FOLDER).glob("step-*.png")) if trial.folder else []
+            images = sorted((trial.folder / schema.IMAGES_FOLDER).glob("step-*-*-*.png")) if trial.folder else []
             for path in images:
-                _, step, problem = path.stem.split("-", 2)
-                row = {"arm": trial.arm, "seed": trial.seed, "step": int(step), "problem_id": problem, "path": path}
-                rows.append(row)
-        return pd.DataFrame(rows, columns=["arm", "seed", "step", "problem_id", "path"])
+                # step-000010-egas-<problem id, percent-quoted>
+                _, step, view, problem = path.stem.split("-", 3)
+                row = {"arm": trial.arm, "seed": trial.seed, "step": int(step), "view": view}
+                rows.append({**row, "problem_id": unquote(problem), "path": path})
+        return pd.DataFrame(rows, columns=["arm", "seed", "step", "view", "problem_id", "path"])
 
 
 def sweeps_in(results: Path) -> list[str]:
@@ -162,7 +164,7 @@ def _follow(folder: Path, results: Path) -> Path | None:
     """The directory with the rows: `folder`, or what its SAME_AS leads to; None where nothing is."""
     for _ in range(8):
         pointer = folder / schema.SAME_AS_FILE
-        if not pointer.exists():
+        if not pointer.exists() or (folder / schema.DONE_FILE).exists():
             return folder if (folder / schema.CONFIG_FILE).exists() else None
         target = pointer.read_text().strip()
         # relative to the pointing directory; relative to the results folder in hand-made pointers

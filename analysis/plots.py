@@ -280,7 +280,11 @@ def strip_gallery(strips: pd.DataFrame, most: int = 6) -> Figure | Sentence:
             figure.subplots(len(chosen), 1, squeeze=False).ravel(), chosen.itertuples(), strict=True
         ):
             axes.imshow(matplotlib.image.imread(strip.path), cmap="gray", interpolation="nearest")
-            axes.set_title(f"{strip.arm}, seed {strip.seed}, step {strip.step}, {strip.problem_id}", loc="left", size=9)
+            axes.set_title(
+                f"{strip.arm}, seed {strip.seed}, step {strip.step}, {strip.view}, {strip.problem_id}",
+                loc="left",
+                size=9,
+            )
             axes.set_axis_off()
     return figure
 

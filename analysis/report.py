@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -195,6 +196,7 @@ def provenance(data: SweepData) -> list[tuple[str, str]]:
         ("host and device", ", ".join(sorted({f"{d.get('host', '')} ({d.get('device', '')})" for d in documents}))),
         ("seeds", ", ".join(str(seed) for seed in data.plan["seeds"])),
         ("steps of a trial", str(planned_steps(data))),
+        ("earlier plans of this sweep, with other settings", str(len(data.plan.get("earlier_plans", [])))),
         ("taken from other sweeps", ", ".join(sorted({s for s in data.trials["same_as"] if s})) or "none"),
         ("schema version of the tables", str(schema.SCHEMA_VERSION)),
     ]
@@ -203,9 +205,15 @@ def provenance(data: SweepData) -> list[tuple[str, str]]:
 
 def command(data: SweepData) -> str:
     """The command that repeats the sweep."""
-    if data.plan.get("command"):
-        return str(data.plan["command"])
-    return f"python sweeps/run.py {data.name} --seeds {len(data.plan['seeds'])} --steps {planned_steps(data)}"
+    words = ["python", "sweeps/run.py", data.name, "--seeds", str(len(data.plan["seeds"]))]
+    if "demo" in str(data.plan.get("budget_note", "")):
+        words.append("--demo")
+    else:
+        words += [word for arm in data.plan["arms"] for word in ("--only", arm["name"])]
+    settings = {"steps": planned_steps(data), **data.plan.get("settings", {})}
+    words += ["--steps", str(settings.pop("steps"))]
+    words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    return shlex.join(words)
 
 
 def main(arguments: list[str] | None = None) -> int:

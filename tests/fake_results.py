@@ -199,7 +199,7 @@ def write_strips(folder: Path, rng, done: int) -> None:
         clean = rng.integers(32, 224, (56, 56), dtype=np.uint8)
         sign = rng.integers(-1, 2, (56, 56))
         strip = np.concatenate([clean, (clean + 2 * sign).astype(np.uint8), (128 + 63 * sign).astype(np.uint8)], axis=1)
-        Image.fromarray(strip).save(folder / schema.IMAGES_FOLDER / f"step-{step:06d}-train-{step}.png")
+        Image.fromarray(strip).save(folder / schema.IMAGES_FOLDER / f"step-{step:06d}-egas-train%2F{step}.png")
 
 
 def write_papers(folder: Path, *, seed: int, done: int, steps: int, state: str, rows: Sequence[dict]) -> None:

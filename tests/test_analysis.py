@@ -149,6 +149,13 @@ def test_an_unknown_sweep_names_those_present(results):
         load.load_sweep(results, "other")
 
 
+def test_strips_are_found_by_what_their_names_say(results):
+    strips = load.load_sweep(results, "full").strips()
+    # SaEI and random third, three seeds each, at steps 0 and 10
+    assert len(strips) == 12 and set(strips["step"]) == {0, 10}
+    assert (strips.iloc[0]["view"], strips.iloc[0]["problem_id"]) == ("egas", "train/0")
+
+
 # ---- stats
 
 
@@ -363,6 +370,15 @@ def test_the_command_line_refuses_an_unknown_sweep_with_exit_code_2(results):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "there is no 'nonsense'" in result.stderr and "it holds full" in result.stderr
+
+
+def test_the_report_says_how_to_repeat_the_sweep(results):
+    data = load.load_sweep(results, "full")
+    assert report.command(data) == (
+        "python sweeps/run.py full --seeds 3 --only GRPO --only SaEI --only 'random third' --steps 20"
+    )
+    data.plan |= {"budget_note": "demo budget", "settings": {"steps": 60, "eval.every": 20}}
+    assert report.command(data) == "python sweeps/run.py full --seeds 3 --demo --steps 60 --set eval.every=20"
 
 
 def test_later_seeds_make_a_verdict_exploratory(tmp_path):
