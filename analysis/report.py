@@ -204,12 +204,9 @@ def provenance(data: SweepData) -> list[tuple[str, str]]:
 
 
 def command(data: SweepData) -> str:
-    """The command that repeats the sweep."""
+    """The command that repeats exactly these arms, seeds and settings."""
     words = ["python", "sweeps/run.py", data.name, "--seeds", str(len(data.plan["seeds"]))]
-    if "demo" in str(data.plan.get("budget_note", "")):
-        words.append("--demo")
-    else:
-        words += [word for arm in data.plan["arms"] for word in ("--only", arm["name"])]
+    words += [word for arm in data.plan["arms"] for word in ("--only", arm["name"])]
     settings = {"steps": planned_steps(data), **data.plan.get("settings", {})}
     words += ["--steps", str(settings.pop("steps"))]
     words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
