@@ -24,7 +24,7 @@ def checked_command_line(
     """Parse into a settings dataclass; tyro prints errors that name the setting and leaves with code 2."""
     options = {} if default is None else {"default": default}
     try:
-        return tyro.cli(of, args=arguments, prog=prog, **options)  # pyright: ignore[reportArgumentType]
+        return tyro.cli(of, args=arguments, prog=prog, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
     except ValueError as error:
         raise BadInput(str(error)) from error
 

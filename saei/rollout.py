@@ -210,7 +210,12 @@ def _context(
             )
             for i, (prompt, seen) in enumerate(zip(prompts, images, strict=True))
         ]
-        scores = policy.score(requests, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens)
+        scores = policy.score(
+            requests,
+            temperature=config.rollout.temperature,
+            pack_tokens=config.optim.pack_tokens,
+            entropy_grad=True,
+        )
         return [[score.entropy for score in group] for group in scores]
 
     return ViewContext(

@@ -90,7 +90,7 @@ def update_policy(
     )
     loss_sum = 0.0
     sums: dict[Key, dict[str, float]] = {}
-    for pieces in split_requests(batch.requests, config.optim.pack_tokens):
+    for pieces in split_requests(batch.requests, config.optim.pack_tokens, policy.attention_cost):
         scores = policy.score(
             [piece.request for piece in pieces],
             temperature=config.rollout.temperature,
@@ -102,8 +102,8 @@ def update_policy(
             logprobs=_pad([score.logprobs for score in current]),
             old_logprobs=_pad([old[key].logprobs for key in keys]),
             ref_logprobs=None if reference is None else _pad([reference[key].logprobs for key in keys]),
-            entropy=_pad([score.entropy for score in current]),
             advantages=current[0].logprobs.new_tensor([advantages[key] for key in keys]),
+            entropy=None,
             mask=_mask([len(score.logprobs) for score in current], policy.device),
         )
         loss, metrics = LOSSES[config.loss.name](inputs, config.loss, denominator)

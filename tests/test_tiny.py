@@ -152,7 +152,7 @@ def test_warm_start_draws_no_picture_of_the_train_split():
     train = {load_problems(DataConfig(), "train")[index].images[0].tobytes() for index in range(200)}
     first = WarmStart().batch
     still = np.random.default_rng(0)
-    made = {draw(task_at("train", FIRST_INDEX * 3 + i, 0), "none", still).tobytes() for i in range(first)}
+    made = {draw(task_at("train", FIRST_INDEX + i, 0), "none", still).tobytes() for i in range(first)}
     assert train.isdisjoint(made)
 
 
@@ -160,7 +160,7 @@ def test_a_short_warm_start_writes_a_whole_folder_and_repeats_bit_for_bit(tmp_pa
     digests = []
     for name in ("one", "two"):
         out = tmp_path / name
-        warm_start(WarmStart(out=out, drill_steps=2, reading_steps=2, steps=2, batch=4, measure_problems=4))
+        warm_start(WarmStart(out=out, reading_steps=2, mixed_steps=2, practice_steps=2, batch=4, measure_problems=4))
         digests.append(hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in model_dir().iterdir()}

@@ -23,11 +23,12 @@ small to act on.
 
 ## How it was made
 `python -m saei.tiny.warmstart --seed {seed}`: {seconds:.0f} s on one thread of the machine that built it.
-1. `drill`: {drill_steps} steps (batch {batch}, AdamW, one-cycle, peak {reading_lr}) of right solutions as text alone.
-2. `reading`: {reading_steps} steps of reading the grid out; each vision token is also taught the word of its digit.
-3. `mixed`: {steps} steps (peak {lr}) of questions about pictures, {reading_share:.0%} reading kept, solutions in four
-   styles of which steps go wrong with probability {wrong} times the style's factor (0.6 careful to 1.5 terse), so that
-   it starts unsure and has room to learn.
+1. `reading`: {reading_steps} steps (batch {batch}, AdamW, one-cycle, peak {reading_lr}) of reading the grid out; each
+   vision token is also taught the word of its digit.
+2. `mixed`: {mixed_steps} steps (peak {lr}) of questions about pictures, {reading_share:.0%} reading kept, solutions in
+   four styles of which steps go wrong with probability {wrong} times the style's factor (0.6 careful to 1.5 terse), so
+   that it starts unsure and has room to learn.
+3. `practice`: {practice_steps} steps (peak {lr}) without reading, and beside it as many right solutions as text alone.
 
 Data: UCI optical digits (CC BY 4.0) inside scikit-learn, training scans only. Weights: Apache-2.0.
 

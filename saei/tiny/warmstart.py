@@ -1,14 +1,15 @@
 """`python -m saei.tiny.warmstart` rebuilds the tiny model end to end: tokenizer, fresh weights, three phases, its card.
 
-Phase `drill` learns how solutions go on, from their text alone (short rows, no picture: three times cheaper a step).
 Phase `reading` reads grids out; without it the questions stay at chance for long. Phase `mixed` answers questions from
-pictures, with solutions of which some are wrong (saei/tiny/solutions.py). Only training scans are seen, in grids beyond
-those of the `train` split.
+pictures, with solutions of which some are wrong (saei/tiny/solutions.py), and still reads. Phase `practice` goes on
+without reading, and learns arithmetic beside it from right solutions as text alone (short rows, no picture); at the
+beginning, such text taught it to guess rather than to look. Only training scans are seen, in grids beyond those of the
+`train` split.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 
 # Warm-start grids are numbered from here on, far beyond any train split.
 FIRST_INDEX = 10_000_000
-PHASES = ("drill", "reading", "mixed")
+PHASES = ("reading", "mixed", "practice", "text")
+STRIDE = 1_000_000
 SIDE_CELLS = 3
 
 
@@ -46,22 +48,22 @@ class WarmStart:
     """Folder that the model is written to."""
     seed: int = 0
     """Seed of weights, problems and mistakes."""
-    drill_steps: int = 800
-    """Steps of phase `drill` (right solutions as text alone)."""
     reading_steps: int = 150
-    """Steps of phase `reading` (the grid read out)."""
-    steps: int = 450
-    """Steps of phase `mixed` (questions about pictures)."""
+    """Steps of phase `reading`."""
+    mixed_steps: int = 700
+    """Steps of phase `mixed`."""
+    practice_steps: int = 400
+    """Steps of phase `practice`."""
     batch: int = 64
     """Examples a step."""
     reading_lr: float = 2e-3
-    """Peak learning rate of the phases `drill` and `reading`."""
+    """Peak learning rate of phase `reading`."""
     lr: float = 1.5e-3
-    """Peak learning rate of phase `mixed`."""
-    reading_share: float = 0.15
+    """Peak learning rate of phases `mixed` and `practice`."""
+    reading_share: float = 0.25
     """Share of phase `mixed` that still reads the grid out."""
-    wrong: float = 0.22
-    """Share of wrong steps in the worked solutions of phase `mixed`, before the style's factor."""
+    wrong: float = 0.12
+    """Share of wrong steps in worked solutions about pictures, before the style's factor."""
     threads: int = 1
     """Torch threads."""
     measure_problems: int = 256
@@ -72,7 +74,7 @@ class WarmStart:
 class Batch:
     """Supervised examples, right-padded; `labels` are -100 outside completions; `cells` are the digits' tokens.
 
-    `pixel_values` and `cells` are empty in phase `drill`.
+    `pixel_values` and `cells` are empty where there is no picture.
     """
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -104,14 +106,15 @@ def make_batch(recipe: WarmStart, tokenizer: PreTrainedTokenizerFast, phase: str
     random = stream(recipe.seed, "warmstart", phase, step)
     token: Any = tokenizer.convert_tokens_to_ids
     prompts, completions, pictures, cells = [], [], [], []
-    start = FIRST_INDEX * (1 + PHASES.index(phase)) + step * recipe.batch
+    start = FIRST_INDEX + PHASES.index(phase) * STRIDE + step * recipe.batch
+    reading_share = {"reading": 1.0, "mixed": recipe.reading_share, "practice": 0.0, "text": 0.0}[phase]
     for index in range(start, start + recipe.batch):
         task = task_at("train", index, recipe.seed)
-        if phase == "drill":
+        if phase == "text":
             prompts.append(tokenizer(question_of(task) + "\n").input_ids)
             completions.append(tokenizer(solution(task, random, 0.0) + "<|im_end|>").input_ids)
             continue
-        read = phase == "reading" or random.random() < recipe.reading_share
+        read = phase == "reading" or random.random() < reading_share
         prompts.append(prompt_ids(tokenizer, READ_QUESTION if read else question_of(task)))
         text = reading(task) if read else solution(task, random, recipe.wrong)
         completions.append(tokenizer(text + "<|im_end|>").input_ids)
@@ -165,25 +168,28 @@ def forward_loss(
 
 def train_phase(
     model: Qwen2_5_VLForConditionalGeneration,
-    batches: Iterator[Batch],
+    batches: Iterator[Sequence[Batch]],
     steps: int,
     lr: float,
     *,
     name_cells: bool,
-    after_step: Callable[[int, float, float], None],
+    after_step: Callable[[int, Sequence[float]], None],
 ) -> None:
-    """AdamW, one-cycle learning rate, gradient norm clipped at 1."""
+    """AdamW, one-cycle learning rate, gradient norm clipped at 1; a step adds the losses of its batches."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.15)
     model.train()
     for step in range(steps):
-        loss, naming = forward_loss(model, next(batches), name_cells=name_cells)
         optimizer.zero_grad(set_to_none=True)
-        (loss + naming).backward()
+        losses = []
+        for batch in next(batches):
+            loss, naming = forward_loss(model, batch, name_cells=name_cells)
+            (loss + naming).backward()
+            losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        after_step(step, loss.item(), naming.item())
+        after_step(step, losses)
     model.eval()
 
 
@@ -193,19 +199,19 @@ def warm_start(recipe: WarmStart) -> Qwen2_5_VLForConditionalGeneration:
     began = time.perf_counter()
     tokenizer = build_tokenizer(recipe.seed)
     model = build_model(tokenizer, recipe.seed)
-    for phase, steps, lr in (
-        ("drill", recipe.drill_steps, recipe.reading_lr),
-        ("reading", recipe.reading_steps, recipe.reading_lr),
-        ("mixed", recipe.steps, recipe.lr),
+    for phases, steps, lr in (
+        (("reading",), recipe.reading_steps, recipe.reading_lr),
+        (("mixed",), recipe.mixed_steps, recipe.lr),
+        (("practice", "text"), recipe.practice_steps, recipe.lr),
     ):
 
-        def report(step: int, loss: float, naming: float, phase: str = phase, steps: int = steps) -> None:
+        def report(step: int, losses: Sequence[float], phase: str = phases[0], steps: int = steps) -> None:
             if step % 25 == 0 or step == steps - 1:
-                seconds = time.perf_counter() - began
-                log.info("%s %d/%d loss %.3f naming %.3f, %.0f s", phase, step, steps, loss, naming, seconds)
+                shown = ", ".join(f"{loss:.3f}" for loss in losses)
+                log.info("%s %d/%d loss %s, %.0f s", phase, step, steps, shown, time.perf_counter() - began)
 
-        batches = (make_batch(recipe, tokenizer, phase, step) for step in range(steps))
-        train_phase(model, batches, steps, lr, name_cells=phase == "reading", after_step=report)
+        batches = ([make_batch(recipe, tokenizer, phase, step) for phase in phases] for step in range(steps))
+        train_phase(model, batches, steps, lr, name_cells=phases == ("reading",), after_step=report)
     save(model, tokenizer, recipe.out)
     seconds = time.perf_counter() - began
     write_card(recipe.out, recipe, measure(recipe.out, problems=recipe.measure_problems), seconds)

@@ -1,0 +1,212 @@
+"""The policy: a stock transformers vision-language model with its tokenizer and image codec, loaded, asked and saved.
+
+Text from data is never trusted to hold special tokens: what the chat template writes is read with them, what a problem
+says is read as plain text, so a question cannot smuggle in an image placeholder or end its own turn.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from saei.config import DataConfig, ModelConfig
+from saei.pixels import ImageCodec
+from saei.scoring import score_requests
+from saei.tiny import model_dir
+from saei.types import Problem, Prompt, ScoreRequest, TokenScores
+
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+"""Model types whose image layout and positions this code knows (tests: Qwen2.5-VL and Qwen3-VL)."""
+
+_USER, _SYSTEM = "\ue000user\ue000", "\ue000system\ue000"  # stand for the texts while the template is rendered
+_IMAGE_MARKER = re.compile(r"<image\d*>")
+_NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+
+
+class Policy:
+    """A model and what is needed to talk to it. The counters say how many token positions were passed through it."""
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, data: DataConfig) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.codec = ImageCodec.from_processor(image_processor, data.min_pixels, data.max_pixels)
+        self.device: torch.device = model.device
+        self.image_token_id: int = model.config.image_token_id
+        self.end_token_ids = _end_tokens(model, tokenizer)
+        self.suppressed_token_ids = _known_tokens(tokenizer, _NEVER_SAMPLED)
+        # relative price of attention in a packed row, see packing.rows_for_group
+        self.attention_cost = 1.0 / (6.0 * model.config.get_text_config().hidden_size)
+        self.packed_forwards = 0
+        self.tokens_forward = 0
+        self.tokens_backward = 0
+        self._system_prompt = data.system_prompt
+        self._prompt_suffix = data.prompt_suffix
+        self._special = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
+
+    def encode(self, problem: Problem) -> Prompt:
+        """The prompt of a problem: chat template, images first, then the question; image placeholders expanded.
+
+        `<image>` markers in the question are dropped: the template places the images. Raises ValueError for an image
+        that cannot be resized.
+        """
+        try:
+            images = tuple(self.codec.resize(image) for image in problem.images)
+        except ValueError as error:
+            raise ValueError(f"problem {problem.problem_id}: {error}") from error
+        question = _IMAGE_MARKER.sub("", problem.question).strip() + self._prompt_suffix
+        content = [*({"type": "image"} for _ in images), {"type": "text", "text": _USER}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self._system_prompt:
+            messages.insert(0, {"role": "system", "content": _SYSTEM})
+        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        token_ids = self._expand(self._tokenize(rendered, question), images)
+        return Prompt(problem_id=problem.problem_id, token_ids=token_ids, images=images)
+
+    def _tokenize(self, rendered: str, question: str) -> list[int]:
+        """Special tokens where the template wrote them, plain text between them; the texts are filled in last."""
+        token_ids: list[int] = []
+        start = 0
+        for match in [*self._special.finditer(rendered), None]:
+            plain = rendered[start : match.start() if match else len(rendered)]
+            plain = plain.replace(_USER, question).replace(_SYSTEM, self._system_prompt)
+            if plain:
+                encoded = self.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)
+                token_ids += encoded["input_ids"]
+            if match:
+                token_ids.append(self.tokenizer.convert_tokens_to_ids(match.group()))
+                start = match.end()
+        return token_ids
+
+    def _expand(self, token_ids: Sequence[int], images: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        counts = iter([self.codec.tokens(image) for image in images])
+        expanded: list[int] = []
+        for token in token_ids:
+            expanded += [token] * next(counts) if token == self.image_token_id else [token]
+        return tuple(expanded)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, special tokens left out."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        temperature: float,
+        pack_tokens: int,
+        entropy_grad: bool = False,
+    ) -> list[list[TokenScores]]:
+        """Log-probs and entropies of given completions, see `scoring.score_requests`."""
+        return score_requests(
+            self, requests, temperature=temperature, pack_tokens=pack_tokens, entropy_grad=entropy_grad
+        )
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside, no parameter requires a gradient: an attack's backward pass then computes pixel gradients only."""
+        before = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        self.model.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, required in before:
+                parameter.requires_grad_(required)
+
+    def checksum(self) -> str:
+        """sha256 over names and bytes of the weights (tied ones once), 16 hex digits."""
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write a stock Hugging Face folder, complete or not at all; `from_pretrained` and vLLM can load it."""
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        with _quiet():
+            self.model.save_pretrained(temporary)
+        self.tokenizer.save_pretrained(temporary)
+        self.image_processor.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+
+
+def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
+    """Load the policy that the settings name, in evaluation mode.
+
+    Raises ValueError, naming `model.path`, for a missing folder, an incomplete one, or a family that is not supported.
+    """
+    source, device = _source(model.path), _device(model.device)
+    options = {} if isinstance(source, Path) else {"revision": model.revision}
+    try:
+        family = AutoConfig.from_pretrained(source, **options).model_type
+        if family not in FAMILIES:
+            raise ValueError(f"its model type is {family}, and packing knows {', '.join(FAMILIES)}")
+        with _quiet():
+            loaded = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=getattr(torch, model.dtype), device_map={"": device}, **options
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        image_processor = AutoImageProcessor.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
+    loaded.eval()
+    if model.freeze_vision:
+        loaded.model.visual.requires_grad_(False)
+    return Policy(loaded, tokenizer, image_processor, data)
+
+
+def _source(path: str) -> Path | str:
+    """The folder of a local model, or a hub id as it is."""
+    if path == "tiny":
+        return model_dir()
+    if Path(path).is_dir():
+        return Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ValueError(f"model.path: there is no folder {path!r}; write tiny, a folder, or a hub id such as Org/Name")
+    return path
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"model.device is {name}, but torch sees no GPU here; use --model.device cpu")
+    return name
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of a second's loading in the log of a run."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    configured = model.generation_config.eos_token_id
+    ends = configured if isinstance(configured, list) else [configured]
+    ends = [*_known_tokens(tokenizer, ("<|im_end|>",)), *(end for end in ends if end is not None)]
+    return tuple(dict.fromkeys(ends))
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """Longest first, so that no special token is read as the start of another."""
+    return sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+
+
+def _known_tokens(tokenizer: Any, names: Sequence[str]) -> tuple[int, ...]:
+    known = tokenizer.get_added_vocab()
+    return tuple(known[name] for name in names if name in known)

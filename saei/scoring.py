@@ -1,0 +1,153 @@
+"""Teacher-forced log-probs and entropies of given completions, by packed forward passes.
+
+The vision tower runs once per distinct image, the decoder once per packed row, and the LM head only where a wanted
+token is predicted, in chunks whose logits are made again in the backward pass, so that no more than one chunk of
+logits is ever held. Softmax is in float32, or in float64 for a float64 model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from saei.packing import PackedBatch, Piece, attention_mask, pack, restart_positions, split_requests
+from saei.types import ScoreRequest, TokenScores
+
+CHUNK_VALUES = 2**26
+"""Logits held at a time, in numbers (256 MB in float32)."""
+
+
+def score_requests(
+    policy: Any, requests: Sequence[ScoreRequest], *, temperature: float, pack_tokens: int, entropy_grad: bool
+) -> list[list[TokenScores]]:
+    """Scores of every completion of every request, in their order; with gradient where gradients are enabled.
+
+    `entropy_grad` False computes entropies without gradient, which is cheaper. Raises ValueError where dropout is
+    active, because scores of the same tokens would then differ from pass to pass.
+    """
+    refuse_dropout(policy.model)
+    scored: list[list[TokenScores | None]] = [[None] * len(request.completions) for request in requests]
+    for pieces in split_requests(requests, pack_tokens, policy.attention_cost):
+        rows = iter(_score_rows(policy, pieces, temperature, entropy_grad))
+        for piece in pieces:
+            for member in piece.members:
+                scored[piece.request_index][member] = next(rows)
+    return scored  # pyright: ignore[reportReturnType]  (every member of every request has its row)
+
+
+def refuse_dropout(model: nn.Module) -> None:
+    """Raise ValueError when the model is in training mode and has dropout."""
+    if not model.training:
+        return
+    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    rates += [float(getattr(module, "attention_dropout", 0.0) or 0.0) for module in model.modules()]
+    if any(rate > 0 for rate in rates):
+        raise ValueError(
+            f"dropout of {max(rates):g} is active while scoring, so old and new log-probs would differ by chance: set "
+            "it to 0 in the model's config, or call model.eval()"
+        )
+
+
+def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entropy_grad: bool) -> list[TokenScores]:
+    batch = pack(pieces, policy.end_token_ids[0])
+    hidden = _hidden_states(policy, pieces, batch).flatten(0, 1)
+    wanted = hidden[batch.predicts.to(hidden.device)]
+    targets = batch.targets.to(hidden.device)
+    head, vocabulary = policy.model.get_output_embeddings(), policy.model.get_output_embeddings().weight.shape[0]
+    size = max(1, CHUNK_VALUES // vocabulary)
+    chunks = []
+    for states, ids in zip(wanted.split(size), targets.split(size), strict=True):
+        if len(wanted) > size and torch.is_grad_enabled():
+            chunk = checkpoint(_head, head, states, ids, temperature, entropy_grad, use_reentrant=False)
+        else:
+            chunk = _head(head, states, ids, temperature, entropy_grad)
+        chunks.append(chunk)
+    logprobs, entropy, entropy_t1 = (torch.cat(values) for values in zip(*chunks, strict=True))
+    counts = list(batch.counts)
+    per_completion = zip(logprobs.split(counts), entropy.split(counts), entropy_t1.split(counts), strict=True)
+    return [TokenScores(logprobs=lp, entropy=h, entropy_t1=h1) for lp, h, h1 in per_completion]
+
+
+def _head(
+    head: nn.Module,
+    states: Float[Tensor, "tokens width"],
+    targets: Int[Tensor, " tokens"],
+    temperature: float,
+    entropy_grad: bool,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """Log-prob of the target and entropy at `temperature`, and entropy at temperature 1 (never with gradient)."""
+    logits = head(states)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_p = torch.log_softmax(logits / temperature, dim=-1)
+    logprobs = log_p.gather(-1, targets[:, None])[:, 0]
+    entropy = _entropy(log_p if entropy_grad else log_p.detach())
+    if temperature == 1.0:
+        return logprobs, entropy, entropy.detach()
+    return logprobs, entropy, _entropy(torch.log_softmax(logits.detach(), dim=-1))
+
+
+def _entropy(log_p: Float[Tensor, "tokens vocabulary"]) -> Float[Tensor, " tokens"]:
+    """Shannon entropy in nats; 0 * log 0 counts as 0 because exp underflows before the product can be NaN."""
+    return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> Float[Tensor, "rows length width"]:
+    """Last hidden states of the packed rows: one forward pass of the stock model, mask and positions given."""
+    device, model = policy.device, policy.model.model
+    token_ids, segments = batch.token_ids.to(device), batch.segments.to(device)
+    images, order = _distinct_images(pieces)
+    grids = [policy.codec.grid_thw(image) for image in images]
+    prefix = int(max(batch.prefix_lengths))
+    prefix_positions, _ = model.get_rope_index(
+        token_ids[:, :prefix],
+        mm_token_type_ids=(token_ids[:, :prefix] == policy.image_token_id).int(),
+        image_grid_thw=torch.stack([grids[i] for i in order]).to(device) if order else None,
+        attention_mask=(segments[:, :prefix] == 0).long(),
+    )
+    policy.packed_forwards += 1
+    tokens = int((batch.segments >= 0).sum())
+    if torch.is_grad_enabled():
+        policy.tokens_backward += tokens
+    else:
+        policy.tokens_forward += tokens
+    return model(
+        input_ids=token_ids,
+        attention_mask=attention_mask(segments),
+        position_ids=restart_positions(prefix_positions, batch),
+        mm_encoder_outputs=_encode_images(policy, images, grids, order),
+        use_cache=False,
+    ).last_hidden_state
+
+
+def _distinct_images(pieces: Sequence[Piece]) -> tuple[list[Tensor], list[int]]:
+    """The images to encode, and for each placeholder run of the batch, in row order, which of them it shows.
+
+    Rows of one group hold the same tuple of images, so the object's identity tells.
+    """
+    images: list[Tensor] = []
+    first_of: dict[int, int] = {}
+    order: list[int] = []
+    for piece in pieces:
+        own = piece.request.images
+        if id(own) not in first_of:
+            first_of[id(own)] = len(images)
+            images.extend(own)
+        order += range(first_of[id(own)], first_of[id(own)] + len(own))
+    return images, order
+
+
+def _encode_images(policy: Any, images: Sequence[Tensor], grids: Sequence[Tensor], order: Sequence[int]) -> dict:
+    """The vision tower's output for every placeholder run (and its deep features, where the family has them)."""
+    if not images:
+        return {}
+    patches = torch.cat([policy.codec.patchify(image.to(policy.device)) for image in images])
+    output = policy.model.model.get_image_features(
+        patches.to(policy.model.dtype), torch.stack(list(grids)).to(policy.device), return_dict=True
+    )
+    output.pooler_output = [output.pooler_output[i] for i in order]
+    if getattr(output, "deepstack_features", None) is not None:
+        output.deepstack_features = [[layer[i] for i in order] for layer in output.deepstack_features]
+    return {"image": output}
