@@ -194,7 +194,8 @@ class SelectConfig:
             _require(0 <= value < 1, f"select.{name} is a share in [0, 1), got {value}")
         _require(
             self.drop_low + self.drop_high < 1,
-            f"select.drop_low + select.drop_high must be < 1 or no token is kept, got {self.drop_low} + {self.drop_high}",
+            "select.drop_low + select.drop_high must be < 1 or no token is kept, got "
+            f"{self.drop_low} + {self.drop_high}",
         )
         _require(0 < self.share <= 1, f"select.share must be in (0, 1], got {self.share}")
 

@@ -25,7 +25,7 @@ MAX_ASPECT = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageCodec:
-    """Sizes in pixels; `mean` and `std` per channel, on the [0, 1] scale; `resample` is Pillow's number of the filter."""
+    """Sizes in pixels; `mean` and `std` per channel in [0, 1] units; `resample` is the number of a Pillow filter."""
 
     patch: int
     merge: int

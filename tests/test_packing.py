@@ -1,0 +1,300 @@
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import saei.scoring
+from saei.config import DataConfig, ModelConfig
+from saei.data import load_problems
+from saei.packing import Piece, attention_mask, pack, rows_for_group, split_requests
+from saei.policy import load_policy
+from saei.scoring import score_requests
+from saei.types import Prompt, ScoreRequest, to_unit
+from tests.oracle import plain, plain_scores, scored, worst_difference
+from tests.sampler_models import prompts, qwen2_5_vl, qwen3_vl
+
+FAMILIES: dict[str, Callable[..., Any]] = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}  # RMSNorm computes in float32, whatever the model's type
+
+
+def requests_of(policy: Any) -> list[ScoreRequest]:
+    """Prompts of four kinds, each with completions of different length; the last has no image."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [(5, 1, 9), (7,), (3, 3, 12, 2), (4, 8)]
+    return [
+        ScoreRequest(
+            prompt=prompt,
+            images=prompt.images,
+            completions=tuple(tuple(torch.randint(2, 50, (n,), generator=generator).tolist()) for n in of_prompt),
+        )
+        for prompt, of_prompt in zip(prompts(policy), lengths, strict=True)
+    ]
+
+
+def score(policy: Any, requests: list[ScoreRequest], pack_tokens: int = 4096, **options: Any):
+    settings = {"temperature": 1.0, "entropy_grad": False} | options
+    return score_requests(policy, requests, pack_tokens=pack_tokens, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_scores_equal_the_plain_forward(family, dtype):
+    policy = scored(FAMILIES[family](dtype))
+    requests = requests_of(policy)
+    expected = plain(policy, requests)
+    with torch.no_grad():
+        scores = score(policy, requests)
+    assert policy.packed_forwards == 1  # all ten completions in one pass, four rows
+    assert worst_difference(expected, scores) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_gradients_equal_the_plain_ones_tensor_by_tensor_vision_and_pixels_included(family):
+    policy = scored(FAMILIES[family](torch.float64))
+    requests = requests_of(policy)
+    gradients = []
+    for packed in (True, False):
+        leaves = [[to_unit(image).double().requires_grad_() for image in request.images] for request in requests]
+        seen = [dataclasses.replace(r, images=tuple(own)) for r, own in zip(requests, leaves, strict=True)]
+        if packed:
+            pairs = [(s.logprobs, s.entropy) for group in score(policy, seen, entropy_grad=True) for s in group]
+        else:
+            pairs = [pair for request in seen for pair in plain_scores(policy, request)]
+        policy.model.zero_grad()
+        sum((lp * torch.linspace(1, 2, len(lp))).sum() + h.square().sum() for lp, h in pairs).backward()
+        named = {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+        named |= {f"pixels {i}.{j}": leaf.grad for i, own in enumerate(leaves) for j, leaf in enumerate(own)}
+        gradients.append(named)
+    ours, theirs = gradients
+    assert ours.keys() == theirs.keys()
+    assert any("visual" in name for name in ours) and any("pixels" in name for name in ours)
+    for name, gradient in theirs.items():
+        scale = float(gradient.abs().max())
+        assert float((ours[name] - gradient).abs().max()) <= 2e-5 * max(scale, 1e-6), name
+
+
+@pytest.mark.parametrize("pack_tokens", [20, 40, 64, 4096])
+def test_the_result_does_not_depend_on_how_groups_are_split(pack_tokens):
+    policy = scored(qwen2_5_vl())
+    requests = requests_of(policy)
+    expected = plain(policy, requests)
+    with torch.no_grad():
+        scores = score(policy, requests, pack_tokens)
+    assert worst_difference(expected, scores) < 1e-6
+
+
+def test_temperature_divides_the_logits_and_entropy_t1_does_not():
+    policy = scored(qwen2_5_vl())
+    request = requests_of(policy)[0]
+    with torch.no_grad():
+        cold = score(policy, [request], temperature=0.5)[0]
+        warm = score(policy, [request])[0]
+        for (logprobs, entropy), ours, at_1 in zip(plain_scores(policy, request, 0.5), cold, warm, strict=True):
+            torch.testing.assert_close(ours.logprobs, logprobs, atol=1e-6, rtol=0)
+            torch.testing.assert_close(ours.entropy, entropy, atol=1e-6, rtol=0)
+            torch.testing.assert_close(ours.entropy_t1, at_1.entropy, atol=1e-9, rtol=0)
+
+
+def test_kept_tokens_alone_are_scored_and_none_may_be_kept():
+    policy = scored(qwen2_5_vl())
+    request = requests_of(policy)[0]
+    kept = (torch.tensor([False, True, False, True, True]), torch.tensor([False]), torch.arange(9) % 2 == 0)
+    with torch.no_grad():
+        whole = score(policy, [request])[0]
+        part = score(policy, [dataclasses.replace(request, kept=kept)])[0]
+    for all_tokens, some, mask in zip(whole, part, kept, strict=True):
+        torch.testing.assert_close(some.entropy, all_tokens.entropy[mask], atol=1e-9, rtol=0)
+
+
+def test_chunks_of_the_head_change_nothing_and_keep_the_gradient(monkeypatch):
+    policy = scored(qwen2_5_vl())
+    requests = requests_of(policy)
+    weight = policy.model.get_output_embeddings().weight
+    gradients = []
+    for values in (saei.scoring.CHUNK_VALUES, 64 * 7):  # all at once, and seven tokens at a time
+        monkeypatch.setattr(saei.scoring, "CHUNK_VALUES", values)
+        policy.model.zero_grad()
+        torch.cat(
+            [s.logprobs + s.entropy for g in score(policy, requests, entropy_grad=True) for s in g]
+        ).sum().backward()
+        gradients.append(weight.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-9, rtol=1e-9)
+
+
+def test_tokens_are_counted_by_whether_a_gradient_is_kept():
+    policy = scored(qwen2_5_vl())
+    requests = requests_of(policy)[:1]
+    tokens = len(requests[0].prompt.token_ids) + 5 + 1 + 9
+    with torch.no_grad():
+        score(policy, requests)
+    score(policy, requests)
+    assert (policy.tokens_forward, policy.tokens_backward) == (tokens, tokens)
+
+
+def test_a_split_group_encodes_its_image_once():
+    policy = scored(qwen2_5_vl())
+    encoded = []
+    original = policy.model.model.get_image_features
+
+    def counting(pixel_values, *args, **kwargs):
+        encoded.append(len(pixel_values))
+        return original(pixel_values, *args, **kwargs)
+
+    policy.model.model.get_image_features = counting
+    policy.attention_cost = 1.0  # attention so dear that every completion gets its own row
+    request = requests_of(policy)[0]
+    with torch.no_grad():
+        score(policy, [request])
+    assert encoded == [16]  # 16 x 16 pixels in patches of 4: 4 * 4 patches, not 3 times as many
+
+
+def test_active_dropout_is_refused():
+    policy = scored(qwen2_5_vl())
+    policy.model.train()
+    policy.model.model.language_model.layers[0].self_attn.attention_dropout = 0.1
+    with pytest.raises(ValueError, match=r"dropout of 0.1 is active"):
+        score(policy, requests_of(policy))
+
+
+# Negative controls: each fault must show as more than 50 times the tolerance of the test it would have to fail.
+
+
+def completions_see_each_other(policy, requests, monkeypatch):
+    def causal(segments):
+        length = segments.shape[1]
+        return attention_mask(torch.where(segments > 0, 0, segments)) | torch.eye(length, dtype=torch.bool)
+
+    monkeypatch.setattr(saei.scoring, "attention_mask", causal)
+    return requests
+
+
+def positions_run_on(policy, requests, monkeypatch):
+    original = saei.scoring.restart_positions
+
+    def run_on(prefix_positions, batch):
+        positions = original(prefix_positions, batch)
+        for row, prefix in enumerate(batch.prefix_lengths):
+            rest = positions.shape[2] - prefix
+            positions[:, row, prefix:] = prefix_positions[:, row, :prefix].max() + 1 + torch.arange(rest)
+        return positions
+
+    monkeypatch.setattr(saei.scoring, "restart_positions", run_on)
+    return requests
+
+
+def another_image(policy, requests, monkeypatch):
+    first = requests[0]
+    flipped = tuple(255 - image for image in first.images)
+    return [dataclasses.replace(first, images=flipped), *requests[1:]]
+
+
+def no_token_types(policy, requests, monkeypatch):
+    original = policy.model.model.get_rope_index
+
+    def without(token_ids, mm_token_type_ids, **options):
+        return original(token_ids, mm_token_type_ids=torch.zeros_like(mm_token_type_ids), **options)
+
+    monkeypatch.setattr(policy.model.model, "get_rope_index", without)
+    return requests
+
+
+def one_unmasked_pad(policy, requests, monkeypatch):
+    def leaky(segments):
+        mask = attention_mask(segments)
+        mask[..., -1] |= (segments[:, -1] < 0)[:, None, None]
+        return mask
+
+    monkeypatch.setattr(saei.scoring, "attention_mask", leaky)
+    return requests
+
+
+FAULTS = [completions_see_each_other, positions_run_on, another_image, no_token_types, one_unmasked_pad]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_exceeds_the_tolerance_fifty_times(fault, monkeypatch):
+    policy = scored(qwen2_5_vl())
+    requests = requests_of(policy)
+    expected = plain(policy, requests)
+    with torch.no_grad():
+        scores = score(policy, fault(policy, requests, monkeypatch))
+    assert worst_difference(expected, scores) > 50 * TOLERANCE[torch.float64]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[Any, list[ScoreRequest]]:
+    policy = load_policy(ModelConfig(), DataConfig())
+    problems = load_problems(DataConfig(), "validation")
+    texts = [
+        "<think>3, 4, 5</think>\\boxed{12}",
+        "<think>no</think>",
+        "<think>the first row is 1 2 3: 6</think>\\boxed{6}",
+    ]
+    completions = tuple(tuple(policy.tokenizer(text)["input_ids"]) for text in texts)
+    prompts_of = [policy.encode(problems[i]) for i in (0, 3, 5)]
+    return policy, [
+        ScoreRequest(prompt=prompt, images=prompt.images, completions=completions[: 1 + i])
+        for i, prompt in enumerate(prompts_of)
+    ]
+
+
+def test_packed_scores_of_the_shipped_weights_equal_the_plain_forward(shipped):
+    policy, requests = shipped
+    before = policy.packed_forwards
+    expected = plain(policy, requests)
+    with torch.no_grad():
+        scores = score(policy, requests)
+    assert policy.packed_forwards == before + 1
+    assert worst_difference(expected, scores) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_shows_on_the_shipped_weights_too(fault, shipped, monkeypatch):
+    policy, requests = shipped
+    expected = plain(policy, requests)
+    with torch.no_grad():
+        scores = score(policy, fault(policy, requests, monkeypatch))
+    assert worst_difference(expected, scores) > 50 * TOLERANCE[torch.float32]
+
+
+def test_rows_of_a_group_follow_the_cost_model():
+    # prefix 100, 4 completions of 100: one row costs 500 + c 500^2; four rows 4 * (200 + c 200^2).
+    # At c = 0 one row is cheapest; at c = 1/100 one row costs 3000, two 2 * (300 + 900) = 2400,
+    # three 3 * (233.3 + 544.4) = 2333, four 4 * (200 + 400) = 2400
+    assert rows_for_group(100, [100] * 4, 4096, 0.0) == 1
+    assert rows_for_group(100, [100] * 4, 4096, 1 / 100) == 3
+    assert rows_for_group(100, [100] * 4, 4096, 1.0) == 4
+    # the budget of 350 tokens a row forbids one row of 500
+    assert rows_for_group(100, [100] * 4, 350, 0.0) == 2
+
+
+def test_batches_stay_within_the_budget_with_their_padding_and_lose_no_completion():
+    policy = scored(qwen2_5_vl())
+    requests = requests_of(policy)
+    batches = split_requests(requests, 40, 1 / 192)
+    assert len(batches) > 1
+    for batch in batches:
+        assert len(batch) * max(piece.tokens for piece in batch) <= 40
+    members = sorted((piece.request_index, member) for batch in batches for piece in batch for member in piece.members)
+    assert members == [(i, m) for i, request in enumerate(requests) for m in range(len(request.completions))]
+
+
+def test_a_packed_row_by_hand():
+    request = ScoreRequest(
+        prompt=Prompt(problem_id="p", token_ids=(7, 8), images=()), images=(), completions=((1, 2), (3,))
+    )
+    batch = pack([Piece(request=request, request_index=0, members=(0, 1))], padding_id=0)
+    assert batch.token_ids.tolist() == [[7, 8, 1, 2, 3]]
+    assert batch.segments.tolist() == [[0, 0, 1, 1, 2]]
+    # token 1 is predicted by 8 (column 1), token 2 by 1 (column 2), token 3 again by 8
+    assert batch.predicts.tolist() == [1, 2, 1]
+    assert batch.targets.tolist() == [1, 2, 3]
+    assert attention_mask(batch.segments)[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
