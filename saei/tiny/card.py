@@ -44,7 +44,7 @@ or under what answering each kind of question with its most frequent answer give
 """
 
 
-def write_card(folder: Path, recipe: "WarmStart", figures: Mapping[str, float], seconds: float) -> None:
+def write_card(folder: Path, recipe: "WarmStart", figures: Mapping[str, int | float], seconds: float) -> None:
     """Write MODEL_CARD.md and card.json (the same figures, for tests) into `folder`."""
     values = asdict(recipe)
     values.pop("out")

@@ -121,11 +121,11 @@ def majority_rate(problems: Sequence[Problem], counted: Sequence[Problem]) -> fl
     return float(np.mean([best[problem.kind] == problem.answer for problem in problems]))
 
 
-def measure(folder: Path, *, problems: int = 256, seed: int = 0) -> dict[str, float]:
+def measure(folder: Path, *, problems: int = 256, seed: int = 0) -> dict[str, int | float]:
     """The card's figures, on `problems` problems of `validation` and `test`."""
     data = DataConfig()
     measurer = Measurer(folder)
-    figures: dict[str, float] = {
+    figures: dict[str, int | float] = {
         "parameters": sum(weight.numel() for weight in measurer.model.parameters()),
         "vocabulary": len(measurer.tokenizer),
         "problems": problems,

@@ -95,7 +95,7 @@ def of_count(task: GridTask, style: str, pen: Pen) -> tuple[str, object]:
     wanted = task.where[0]
     # Nine digits are read: a third of the usual share of slips keeps counts as hard as the other kinds.
     careful = Pen(pen.random, pen.wrong / 3)
-    rows = [[careful.digit(digit) for digit in row] for row in task.digits]
+    rows = [[careful.digit(digit) for digit in row] for row in task.digits.tolist()]
     hits = [row.count(wanted) for row in rows]
     if style == "backwards":
         rows, hits = rows[::-1], hits[::-1]
