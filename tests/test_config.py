@@ -70,7 +70,7 @@ def test_an_unknown_field_names_its_nearest():
 
 
 def test_a_bad_value_in_a_file_is_told_in_the_settings_own_words():
-    with pytest.raises(ValueError, match="view.step_size must be >= 0, got -2"):
+    with pytest.raises(ValueError, match=r"view.step_size must be >= 0, got -2"):
         from_dict({"view": {"step_size": -2.0}})
 
 
