@@ -65,7 +65,9 @@ class ImageCodec:
     def resize(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 resized_height resized_width"]:
         """The one resize: to multiples of a cell within the pixel limits, by the processor's own filter.
 
-        Raises ValueError for an image that is more than 200 times longer than wide.
+        Repeated until a further one would change nothing, so that an engine with these limits takes the image as it
+        is; but for very long images and narrow limits the first answer already is the last. Raises ValueError for an
+        image that is more than 200 times longer than wide, and for limits that no size fits.
         """
         height, width = image.shape[:2]
         if max(height, width) > MAX_ASPECT * min(height, width):
@@ -73,13 +75,23 @@ class ImageCodec:
                 f"an image of {width} x {height} pixels is more than {MAX_ASPECT} times longer than wide, which the "
                 "model's resize refuses; crop or drop it"
             )
-        new_height, new_width = smart_resize(
-            height, width, factor=self.cell, min_pixels=self.min_pixels, max_pixels=self.max_pixels
-        )
+        new_height, new_width = self._settled_size(height, width)
         picture = Image.fromarray(image)
         if (new_height, new_width) != (height, width):
             picture = picture.resize((new_width, new_height), resample=Image.Resampling(self.resample))
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+    def _settled_size(self, height: int, width: int) -> tuple[int, int]:
+        size = (height, width)
+        for _ in range(8):
+            resized = smart_resize(*size, factor=self.cell, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+            if resized == size:
+                return size
+            size = resized
+        raise ValueError(
+            f"no size in whole {self.cell} x {self.cell} cells for an image of {width} x {height} pixels lies between "
+            f"data.min_pixels {self.min_pixels} and data.max_pixels {self.max_pixels}; set them further apart"
+        )
 
     def grid_thw(self, image: Tensor) -> Int[Tensor, " 3"]:
         """(1, patch rows, patch columns) of a resized image."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -50,13 +51,14 @@ class Policy:
         self.tokens_backward = 0
         self._system_prompt = data.system_prompt
         self._prompt_suffix = data.prompt_suffix
+        self._longest: int = model.config.get_text_config().max_position_embeddings
         self._special = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
 
     def encode(self, problem: Problem) -> Prompt:
         """The prompt of a problem: chat template, images first, then the question; image placeholders expanded.
 
         `<image>` markers in the question are dropped: the template places the images. Raises ValueError for an image
-        that cannot be resized.
+        that cannot be resized, a prompt that does not fit the model, or a tokenizer that cannot keep text plain.
         """
         try:
             images = tuple(self.codec.resize(image) for image in problem.images)
@@ -68,7 +70,10 @@ class Policy:
         if self._system_prompt:
             messages.insert(0, {"role": "system", "content": _SYSTEM})
         rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        token_ids = self._expand(self._tokenize(rendered, question), images)
+        try:
+            token_ids = self._expand(self._tokenize(rendered, question), images)
+        except ValueError as error:
+            raise ValueError(f"problem {problem.problem_id}: {error}") from error
         return Prompt(problem_id=problem.problem_id, token_ids=token_ids, images=images)
 
     def _tokenize(self, rendered: str, question: str) -> list[int]:
@@ -77,7 +82,7 @@ class Policy:
         start = 0
         for match in [*self._special.finditer(rendered), None]:
             plain = rendered[start : match.start() if match else len(rendered)]
-            plain = plain.replace(_USER, question).replace(_SYSTEM, self._system_prompt)
+            plain = plain.replace(_SYSTEM, self._system_prompt).replace(_USER, question)
             if plain:
                 encoded = self.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)
                 token_ids += encoded["input_ids"]
@@ -86,11 +91,22 @@ class Policy:
                 start = match.end()
         return token_ids
 
-    def _expand(self, token_ids: Sequence[int], images: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    def _expand(self, token_ids: list[int], images: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        found = token_ids.count(self.image_token_id)
+        if found != len(images):
+            raise ValueError(
+                f"the prompt has {found} image placeholders for {len(images)} images; model.path needs a Qwen-VL chat "
+                "template that writes one for each image, and a tokenizer that marks them as special tokens"
+            )
         counts = iter([self.codec.tokens(image) for image in images])
         expanded: list[int] = []
         for token in token_ids:
             expanded += [token] * next(counts) if token == self.image_token_id else [token]
+        if len(expanded) >= self._longest:
+            raise ValueError(
+                f"the prompt has {len(expanded)} tokens and the model reads {self._longest} in all; lower "
+                "data.max_pixels or shorten the question"
+            )
         return tuple(expanded)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -136,7 +152,7 @@ class Policy:
         with _quiet():
             self.model.save_pretrained(temporary)
         self.tokenizer.save_pretrained(temporary)
-        self.image_processor.save_pretrained(temporary)
+        self.image_processor.save_pretrained(temporary)  # holds this run's pixel limits, see load_policy
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
 
@@ -148,22 +164,37 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     """
     source, device = _source(model.path), _device(model.device)
     options = {} if isinstance(source, Path) else {"revision": model.revision}
+    # so that any engine's own processor leaves an image of ours, and those of the saved model, at their size
+    size = {"shortest_edge": data.min_pixels, "longest_edge": data.max_pixels}
     try:
         family = AutoConfig.from_pretrained(source, **options).model_type
         if family not in FAMILIES:
             raise ValueError(f"its model type is {family}, and packing knows {', '.join(FAMILIES)}")
-        with _quiet():
-            loaded = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=getattr(torch, model.dtype), device_map={"": device}, **options
-            )
+        loaded = _load_whole(source, dtype=getattr(torch, model.dtype), device_map={"": device}, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        image_processor = AutoImageProcessor.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+        if not tokenizer.chat_template:
+            raise ValueError("its tokenizer has no chat template; take the folder of an instruction-tuned model")
+        image_processor = AutoImageProcessor.from_pretrained(source, size=size, **options)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
     loaded.eval()
     if model.freeze_vision:
         loaded.model.visual.requires_grad_(False)
     return Policy(loaded, tokenizer, image_processor, data)
+
+
+def _load_whole(source: Path | str, **options: Any) -> Any:
+    """The stock model. Raises ValueError where a weight is missing or of another shape: transformers would draw it at
+    random and go on.
+    """
+    with _quiet():
+        loaded, report = AutoModelForImageTextToText.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    lost = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if lost:
+        raise ValueError(f"{len(lost)} weights are missing or of another shape than config.json says, first {lost[0]}")
+    return loaded
 
 
 def _source(path: str) -> Path | str:
@@ -180,19 +211,28 @@ def _source(path: str) -> Path | str:
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"model.device is {name}, but torch sees no GPU here; use --model.device cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
+        raise ValueError(f"model.device is auto, cpu, cuda or a numbered one such as cuda:1, got {name!r}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"model.device is {name}, but torch sees {torch.cuda.device_count()} GPUs here; use --model.device cpu"
+        )
     return name
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of a second's loading in the log of a run."""
+    """No progress bars of a second's loading in the log of a run, and no table of weights that we report ourselves."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
