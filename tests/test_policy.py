@@ -18,7 +18,7 @@ from saei.data import load_problems
 from saei.policy import Policy, load_policy
 from saei.tiny import model_dir
 from saei.types import Problem, ScoreRequest
-from tests.tiny_models import qwen3_vl
+from tests.sampler_models import qwen3_vl
 
 DATA = DataConfig(train_size=8, validation_size=8)
 CPU = ModelConfig(device="cpu")
