@@ -18,7 +18,7 @@ LONGER_FILES = {"saei/config.py": 520}  # the settings, each with its help text
 LAYERS = {
     "schema": 0, "units": 0, "config": 0, "types": 0, "seeding": 0, "clock": 0, "cli": 0, "order": 0, "presets": 1,
     "data": 1, "tiny": 1, "reward": 1, "graders": 1, "advantage": 1, "losses": 1, "select": 1, "views": 1, "pixels": 1,
-    "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "draw": 2, "decoder": 2,
+    "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "update": 3, "metrics": 3, "strips": 3,
     "checkpoint": 3, "evaluate": 3, "options": 3, "train": 4, "probe": 4,
 }  # fmt: skip
