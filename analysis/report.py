@@ -60,12 +60,28 @@ def build(sweep: str, results: Path) -> Path:
     folder = Path(results) / data.name / REPORT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     notebooks = {name: execute(name, data.name, Path(results), folder) for name in NOTEBOOKS}
+    save_figures(data, folder / "figures")
     page = render(data, notebooks)
     path = folder / "index.html"
     temporary = path.with_name(".index.html.tmp")
     temporary.write_text(page)
     os.replace(temporary, path)
     return path
+
+
+def save_figures(data: SweepData, folder: Path) -> None:
+    """The main figures, for papers and slides, as PNG and SVG; a figure without data is left out."""
+    items = data.table("eval")
+    named = {
+        "accuracy_by_arm": plots.accuracy_by_arm(stats.final_scores(items, data.test_split)),
+        "accuracy_over_steps": plots.accuracy_over_steps(stats.scores(items, data.validation_split)),
+        "entropy_over_steps": plots.entropy_over_steps(data.table("steps")),
+    }
+    folder.mkdir(exist_ok=True)
+    for name, figure in named.items():
+        if not isinstance(figure, plots.Sentence):
+            figure.savefig(folder / f"{name}.png", dpi=180)
+            figure.savefig(folder / f"{name}.svg")
 
 
 def execute(name: str, sweep: str, results: Path, folder: Path) -> nbformat.NotebookNode:

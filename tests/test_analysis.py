@@ -323,6 +323,12 @@ def test_the_report_is_one_page_that_needs_nothing_and_escapes_what_models_wrote
     path = report.build("full", results)
     page = path.read_text()
     assert path == results / "full" / "report" / "index.html"
+    figures = {figure.name for figure in (path.parent / "figures").iterdir()}
+    assert figures == {
+        f"{name}.{kind}"
+        for name in ("accuracy_by_arm", "accuracy_over_steps", "entropy_over_steps")
+        for kind in ("png", "svg")
+    }
     assert "<script" not in page and "&lt;script&gt;" in page
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page.replace("&lt;img src=http", ""))
     assert len(addresses) > 8 and all(address.startswith(("data:", "#")) for address in addresses)
