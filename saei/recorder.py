@@ -76,7 +76,10 @@ def _without_nan(value: Any) -> Any:
 
 
 class Recorder:
-    """Writes one run directory. `open_part` starts a new step range; `add` and `flush` fill it."""
+    """Writes one run directory. `open_part` starts a new step range; `add` and `flush` fill it.
+
+    Raises ValueError for a directory that holds another trial.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -85,9 +88,10 @@ class Recorder:
         self._range = (0, 0)
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in schema.TABLES}
         self._dirty: set[str] = set()
+        self._refuse_another_trial()
 
-    def claim(self) -> None:
-        """Write `config.json`, or refuse a directory that holds another trial."""
+    def _refuse_another_trial(self) -> None:
+        """Raise ValueError when the directory holds another trial, finished or not."""
         path = self.folder / schema.CONFIG_FILE
         if path.exists():
             found = json.loads(path.read_text())["trial_id"]
@@ -96,13 +100,16 @@ class Recorder:
                     f"out: {self.folder} holds trial {found}, and these settings are trial {self.trial_id}; "
                     "choose another --out, or delete the folder"
                 )
+
+    def claim(self) -> None:
+        """Write `config.json` and make the folders of the tables."""
         tree = {
             "schema_version": schema.SCHEMA_VERSION,
             "trial_id": self.trial_id,
             "config": to_dict(self.config),
             "identity": trial_identity(self.config),
         }
-        write_json(path, tree)
+        write_json(self.folder / schema.CONFIG_FILE, tree)
         for name in (*schema.TABLES, schema.IMAGES_FOLDER, schema.CHECKPOINTS_FOLDER):
             (self.folder / name).mkdir(exist_ok=True)
 

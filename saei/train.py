@@ -20,7 +20,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from saei import schema
-from saei.checkpoint import Cursor, checkpoints, load_checkpoint, save_checkpoint
+from saei.checkpoint import Cursor, checkpoints, load_checkpoint, read_cursor, save_checkpoint
 from saei.cli import bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
@@ -122,6 +122,8 @@ def train(config: Config) -> dict[str, float]:
             training = load_problems(config.data, config.data.train_split)
             policy = load_policy(config.model, config.data)
             problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
+            for split in final_splits(config):  # refused now, not after the last step
+                load_problems(config.data, split)
             reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
         optimizer = AdamW(
             [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
@@ -132,15 +134,13 @@ def train(config: Config) -> dict[str, float]:
         write_json(recorder.folder / schema.ENVIRONMENT_FILE, environment(str(policy.device)))
         with Scorer(config.reward) as scorer:
             run = Run(config, policy, reference, optimizer, scorer, recorder)
-            step = 0
             try:
-                step = _resume(run)
-                return _train_from(run, training, step)
+                return _train_from(run, training, _resume(run))
             except KeyboardInterrupt:
-                recorder.status(schema.INTERRUPTED, step=step, message="interrupted; run again to continue")
+                recorder.status(schema.INTERRUPTED, step=_kept(recorder), message="interrupted; run again to continue")
                 raise
             except Exception as error:
-                recorder.status(schema.FAILED, step=step, message=f"{type(error).__name__}: {error}")
+                recorder.status(schema.FAILED, step=_kept(recorder), message=f"{type(error).__name__}: {error}")
                 recorder.log(f"failed: {type(error).__name__}: {error}")
                 raise
 
@@ -165,13 +165,7 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
 
     recorder.open_part(config.steps, config.steps)
     final: dict[str, float] = {}
-    splits = {
-        config.data.validation_split: config.eval.problems,
-        config.data.test_split: config.eval.test_problems,
-    }
-    if config.eval.shifted_problems:
-        splits |= dict.fromkeys(shifted_splits(config.data), config.eval.shifted_problems)
-    for split, count in splits.items():
+    for split, count in final_splits(config).items():
         final |= _evaluate(run, split, count, config.steps)
     recorder.flush()
     run.policy.save(recorder.folder / schema.MODEL_FOLDER)
@@ -179,6 +173,17 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     recorder.status(schema.FINISHED, step=config.steps)
     recorder.log("done: " + ", ".join(f"{name} {value:.3f}" for name, value in final.items() if "@" in name))
     return final
+
+
+def final_splits(config: Config) -> dict[str, int]:
+    """Splits of the evaluation after the last step, and how many problems of each (0: all)."""
+    splits = {
+        config.data.validation_split: config.eval.problems,
+        config.data.test_split: config.eval.test_problems,
+    }
+    if config.eval.shifted_problems:
+        splits |= dict.fromkeys(shifted_splits(config.data), config.eval.shifted_problems)
+    return splits
 
 
 STATUS_COLUMNS = ("reward", "reward_accuracy", "entropy", "attack_gain", "time_step")
@@ -197,6 +202,12 @@ def _checkpoint(run: Run, step: int) -> None:
     cursor = Cursor(trial_id=run.recorder.trial_id, step=step, updates=run.updates, checksum=run.policy.checksum())
     folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
     save_checkpoint(folder, run.policy.model, run.optimizer, cursor, keep=run.config.checkpoint.keep)
+
+
+def _kept(recorder: Recorder) -> int:
+    """The step of the newest checkpoint: where the next launch continues."""
+    found = checkpoints(recorder.folder / schema.CHECKPOINTS_FOLDER)
+    return read_cursor(found[-1]).step if found else 0
 
 
 def _resume(run: Run) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from saei import schema
 from saei.checkpoint import checkpoints, read_cursor
+from saei.cli import BadInput
 from saei.config import to_dict
 from saei.recorder import Recorder, RunBusy, run_lock
 from saei.train import train
@@ -78,6 +79,14 @@ def test_a_folder_of_another_trial_is_refused(tmp_path):
         Recorder(small_config(tmp_path, seed=1)).claim()
 
 
+def test_a_finished_folder_of_another_trial_is_refused_too(tmp_path):
+    recorder = Recorder(small_config(tmp_path))
+    recorder.claim()
+    recorder.done({})
+    with pytest.raises(BadInput, match="choose another --out"):
+        train(small_config(tmp_path, seed=1))
+
+
 def test_a_run_directory_has_one_writer(tmp_path):
     with run_lock(tmp_path), pytest.raises(RunBusy, match="another process"), run_lock(tmp_path):
         pass
@@ -104,6 +113,8 @@ def test_sigterm_leaves_code_130_a_status_and_a_run_that_continues(tmp_path, str
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 130, shown
     assert "interrupted" in shown
-    assert json.loads((run / schema.STATUS_FILE).read_text())["state"] == schema.INTERRUPTED
+    status = json.loads((run / schema.STATUS_FILE).read_text())
+    kept = [int(path.name.removeprefix("step-")) for path in (run / schema.CHECKPOINTS_FOLDER).glob("step-*")]
+    assert (status["state"], status["step"]) == (schema.INTERRUPTED, max(kept, default=0))
     train(small_config(run))
     assert_same_run(run, straight)
