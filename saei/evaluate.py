@@ -144,16 +144,18 @@ def first_problems(problems: ProblemSet, count: int) -> list[Problem]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     settings = checked_command_line(EvaluateConfig, arguments, prog="python -m saei.evaluate")
-    config = Config(
-        seed=settings.seed,
-        threads=settings.threads,
-        model=ModelConfig(path=settings.model, dtype=settings.dtype),
-        rollout=settings.rollout,
-        reward=settings.reward,
-        eval=EvalConfig(samples=settings.samples),
-    )
-    torch.set_num_threads(settings.threads)
     with bad_input():
+        config = Config(
+            seed=settings.seed,
+            threads=settings.threads,
+            model=ModelConfig(path=settings.model, dtype=settings.dtype),
+            rollout=settings.rollout,
+            reward=settings.reward,
+            eval=EvalConfig(samples=settings.samples),
+        )
+        if settings.out:  # the folder it is written to, before an hour of sampling
+            Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(settings.threads)
         problems = first_problems(load_problems(settings.data, settings.data.test_split), settings.problems)
         policy = load_policy(config.model, settings.data)
     with Scorer(settings.reward) as scorer:

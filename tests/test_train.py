@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from saei import schema
+from saei import evaluate, schema
+from saei.cli import run_main
 from saei.config import with_overrides
 from saei.evaluate import pass_at_k, scores
 from saei.identity import trial_id
@@ -155,6 +156,7 @@ def test_scores_of_four_graded_completions():
         (["--data.source", "local", "--data.path", "/nowhere"], "/nowhere"),
         (["--model.path", "/nowhere/model"], "/nowhere/model"),
         (["--select.rule", "midle"], "select.rule is one of"),
+        (["--data.test-split", "tset"], "has the splits train, validation, test"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_a_sentence(tmp_path, arguments, said):
@@ -163,6 +165,12 @@ def test_bad_input_ends_with_code_2_and_a_sentence(tmp_path, arguments, said):
     assert ended.returncode == 2, ended.stderr
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--seed", "-1"], ["--rollout.n-clean", "0"]])
+def test_an_evaluation_refuses_bad_settings_with_code_2(arguments, capsys):
+    assert run_main(lambda: evaluate.main(arguments)) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
