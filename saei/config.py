@@ -292,7 +292,7 @@ class EvalConfig:
     every: int = 25
     """Evaluate on the validation split before step 0 and every this many steps; 0: only at the end."""
     problems: int = 128
-    """Validation problems of each evaluation (the first ones of the split); the test split is used whole."""
+    """Validation problems of each evaluation (the first ones of the split)."""
     samples: int = 8
     """Completions per problem at temperature 1; their mean accuracy is the primary metric, mean@8."""
     test_problems: int = 256
@@ -408,7 +408,8 @@ class Config:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Fraction, str)
-    converter.register_structure_hook(Fraction, lambda value, _: Fraction(value))
+    # by way of text: 0.2 read from JSON is one fifth, not the nearest binary fraction
+    converter.register_structure_hook(Fraction, lambda value, _: Fraction(str(value)))
     return converter
 
 

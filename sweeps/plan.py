@@ -24,15 +24,17 @@ def make_trials(
 ) -> list[Trial]:
     """Every trial of a launch, seed by seed so that an early stop leaves complete comparisons.
 
-    Raises ValueError for settings that make two arms the same trial.
+    Raises ValueError for names that are in no table and for settings that make two arms the same trial.
     """
-    from saei.identity import trial_id  # here, because it loads torch
+    from saei.identity import trial_id  # here, because they load torch
+    from saei.options import check_names
 
     trials: list[Trial] = []
     for seed in seeds:
         taken: dict[str, str] = {}
         for arm in arms:
             config = arm_config(sweep, arm, seed, settings)
+            check_names(config)
             key = trial_id(config)
             if key in taken:
                 raise ValueError(f"arms {taken[key]} and {arm} are the same trial with these settings; leave one out")

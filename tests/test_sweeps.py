@@ -137,10 +137,17 @@ def test_settings_on_the_command_line_get_the_type_of_their_field():
 
     assert parse_setting("view.step_size=3/255") == ("view.step_size", 3.0)
     assert parse_setting("select.drop_low=1/4") == ("select.drop_low", Fraction(1, 4))
+    assert parse_setting("select.share=0.2") == ("select.share", Fraction(1, 5))  # not the nearest binary fraction
     assert parse_setting("model.freeze_vision=true") == ("model.freeze_vision", True)
     assert parse_setting("model.path=other/model") == ("model.path", "other/model")
     with pytest.raises(ValueError, match=r"model.freeze_vision is true or false, got 'no'"):
         parse_setting("model.freeze_vision=no")
+
+
+def test_a_launch_refuses_names_that_no_table_has(tmp_path):
+    sweep = load_sweep("tsec_ratio")
+    with pytest.raises(ValueError, match=r"loss\.name is one of grpo, got gpro"):
+        make_trials("tsec_ratio", sweep, ["grpo"], range(1), {"loss.name": "gpro"}, tmp_path)
 
 
 def test_a_definition_that_compares_with_an_unknown_arm_is_refused():
