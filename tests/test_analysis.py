@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 from statsmodels.stats.power import TTestPower
 
-from analysis import fragments, load, plots, report, stats, tables
+from analysis import fragments, load, plots, reference, report, stats, tables
 from saei import schema
 from tests.fake_results import fake_id, write_run, write_sweep
 
@@ -398,3 +398,16 @@ def test_later_seeds_make_a_verdict_exploratory(tmp_path):
     write_run(folder / trial, effect=0.1, attacked=True, seed=2, **size)
     verdicts = tables.verdicts(load.load_sweep(tmp_path)).set_index("arm")["verdict"]
     assert verdicts["SaEI (primary contrast)"] == "two seeds, no verdict (exploratory)"
+
+
+# ---- reference
+
+
+def test_a_kept_sweep_gives_the_same_verdicts_without_what_models_wrote(results, tmp_path):
+    folder = reference.keep("full", results, tmp_path)
+    original, kept = load.load_sweep(results, "full"), load.load_sweep(tmp_path, "full")
+    pd.testing.assert_frame_equal(tables.verdicts(kept), tables.verdicts(original))
+    assert not list(folder.glob("*/rollouts")) and not list(folder.glob("*/images"))
+    assert all(len(list(table.iterdir())) == 1 for table in folder.glob("*/eval"))
+    with pytest.raises(ValueError, match="run the sweep first"):
+        reference.keep("nothing", results, tmp_path)
