@@ -80,17 +80,19 @@ def split_requests(requests: Sequence[ScoreRequest], pack_tokens: int, attention
 
 
 def _rows(request: ScoreRequest, index: int, pack_tokens: int, attention_cost: float) -> list[Piece]:
-    lengths = [len(completion) for completion in request.completions]
-    rows = rows_for_group(len(request.prompt.token_ids), lengths, pack_tokens, attention_cost)
+    prefix, lengths = len(request.prompt.token_ids), [len(completion) for completion in request.completions]
+    rows = rows_for_group(prefix, lengths, pack_tokens, attention_cost)
     if rows == 1:
         return [Piece(request=request, request_index=index, members=tuple(range(len(lengths))))]
-    share, parts, filled = sum(lengths) / rows, [[]], 0
+    share, parts, filled, row = sum(lengths) / rows, [[]], 0, prefix
     for member, length in enumerate(lengths):
-        # a new row where the completion's middle lies beyond the row's share of the tokens
-        if parts[-1] and filled + length / 2 > share * len(parts):
+        # a new row where the completion's middle lies beyond the row's share of the tokens, or its end over the budget
+        if parts[-1] and (filled + length / 2 > share * len(parts) or row + length > pack_tokens):
             parts.append([])
+            row = prefix
         parts[-1].append(member)
         filled += length
+        row += length
     return [Piece(request=_part(request, part), request_index=index, members=tuple(part)) for part in parts]
 
 

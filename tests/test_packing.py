@@ -213,9 +213,10 @@ def one_unmasked_pad(policy, requests, monkeypatch):
 FAULTS = [completions_see_each_other, positions_run_on, another_image, no_token_types, one_unmasked_pad]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_planted_fault_exceeds_the_tolerance_fifty_times(fault, monkeypatch):
-    policy = scored(qwen2_5_vl())
+def test_a_planted_fault_exceeds_the_tolerance_fifty_times(fault, family, monkeypatch):
+    policy = scored(FAMILIES[family]())
     requests = requests_of(policy)
     expected = plain(policy, requests)
     with torch.no_grad():
@@ -279,6 +280,25 @@ def test_batches_stay_within_the_budget_with_their_padding_and_lose_no_completio
         assert len(batch) * max(piece.tokens for piece in batch) <= 40
     members = sorted((piece.request_index, member) for batch in batches for piece in batch for member in piece.members)
     assert members == [(i, m) for i, request in enumerate(requests) for m in range(len(request.completions))]
+
+
+def test_a_row_stays_within_the_budget_however_unequal_its_completions_are():
+    # prefix 10, 202 completion tokens, budget 130: two rows of 10 + 101 would fit, but 60 + 80 | 62 makes a row of 150;
+    # so 60 | 80 | 62, rows of 70, 90 and 72 tokens
+    def rows(prefix, lengths, pack_tokens):
+        prompt = Prompt(problem_id="p", token_ids=(7,) * prefix, images=())
+        request = ScoreRequest(prompt=prompt, images=(), completions=tuple((1,) * n for n in lengths))
+        return [piece for batch in split_requests([request], pack_tokens, 0.0) for piece in batch]
+
+    assert [piece.tokens for piece in rows(10, [60, 80, 62], 130)] == [70, 90, 72]
+    # a lone completion that is too long still gets its row: 10 + 500
+    assert [piece.tokens for piece in rows(10, [60, 500], 130)] == [70, 510]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        lengths = torch.randint(0, 200, (12,), generator=generator).tolist()
+        pieces = rows(50, lengths, 300)
+        assert max(piece.tokens for piece in pieces) <= 300
+        assert [member for piece in pieces for member in piece.members] == list(range(12))
 
 
 def test_a_packed_row_by_hand():
