@@ -99,6 +99,7 @@ def _launch(
 ) -> int:
     from sweeps import cluster, estimate  # from here on torch, Optuna and submitit are loaded
     from sweeps.plan import make_trials, write_plan
+    from sweeps.trial import settle
 
     with bad_input():
         trials = make_trials(command.name, sweep, arms, seeds, settings, command.results)
@@ -129,6 +130,8 @@ def _launch(
         submitted = cluster.submit(missing, profile, command.name, folder / ".jobs", command.jobs)
     write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
     if on_slurm:
+        for trial in trials:
+            settle(trial)  # a local launch does it in its queue
         _show_as_running(command.name, folder, trials, missing)
         print(f"submitted {len(submitted)} of {len(trials)} trials: {' '.join(submitted) or 'the rest is finished'}")
         return 0

@@ -355,6 +355,15 @@ def test_what_is_submitted_is_the_text_of_the_dry_run(results, tmp_path, monkeyp
     assert states == [optuna.trial.TrialState.RUNNING] * 2
 
 
+def test_on_slurm_an_equal_trial_of_another_sweep_is_pointed_to(results, capsys):
+    few = ["--seeds", "1", "--steps", "1", "--no-report"]
+    assert sweep("group_split", "--only", "split_12_0", *few, results=results) == 0
+    profile = ["--on", "slurm", "--cluster", str(ROOT / "slurm" / "example.toml")]
+    assert sweep("components", "--only", "grpo", *few, *profile, results=results) == 0
+    assert "submitted 0 of 1 trials" in capsys.readouterr().out
+    assert len(list(results.glob("components/*/SAME_AS"))) == 1
+
+
 def test_without_slurm_submitting_ends_with_a_sentence_and_code_2(results, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     words = [*PAIR, "--on", "slurm", "--cluster", str(ROOT / "slurm" / "example.toml")]
