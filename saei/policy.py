@@ -24,7 +24,7 @@ from saei.scoring import score_requests
 from saei.tiny import model_dir
 from saei.types import Problem, Prompt, ScoreRequest, TokenScores
 
-FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 """Model types whose image layout and positions this code knows (tests: Qwen2.5-VL and Qwen3-VL)."""
 
 _USER, _SYSTEM = "\ue000user\ue000", "\ue000system\ue000"  # stand for the texts while the template is rendered
