@@ -133,6 +133,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     kind = {f.name: f.type for f in dataclasses.fields(getattr(Config(), group) if group else Config)}[leaf]
     if kind is bool and not isinstance(value, bool):
         raise ValueError(f"{name} is true or false, got {raw!r}")
+    if isinstance(value, str) and "tuple" in str(kind):
+        value = value.split()  # words, as on the trainer's command line; a bare text would fall into its letters
     tree = to_dict(Config())
     (tree[group] if group else tree)[leaf] = value
     config = from_dict(tree)

@@ -138,6 +138,8 @@ def test_settings_on_the_command_line_get_the_type_of_their_field():
     assert parse_setting("view.step_size=3/255") == ("view.step_size", 3.0)
     assert parse_setting("select.drop_low=1/4") == ("select.drop_low", Fraction(1, 4))
     assert parse_setting("select.share=0.2") == ("select.share", Fraction(1, 5))  # not the nearest binary fraction
+    assert parse_setting("rollout.plan=clean:4 egas:8") == ("rollout.plan", ("clean:4", "egas:8"))
+    assert parse_setting("data.shifted_splits=noise") == ("data.shifted_splits", ("noise",))
     assert parse_setting("model.freeze_vision=true") == ("model.freeze_vision", True)
     assert parse_setting("model.path=other/model") == ("model.path", "other/model")
     with pytest.raises(ValueError, match=r"model.freeze_vision is true or false, got 'no'"):
