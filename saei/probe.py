@@ -24,6 +24,7 @@ from saei.data import load_problems
 from saei.evaluate import first_problems
 from saei.policy import Policy, load_policy
 from saei.rollout import GroupsInProgress, fresh_entropies, make_view, sample_view
+from saei.units import check_grey_levels
 
 CONDITIONS: dict[str, dict[str, str]] = {
     "ascend": {"view.name": "egas", "view.direction": "ascend"},
@@ -39,7 +40,7 @@ class ProbeConfig:
     model: str = "tiny"
     """Policy: `tiny`, a folder in Hugging Face format, or a hub id."""
     problems: int = 200
-    """Problems, the first ones of `data.train_split`: what is tuned by a probe may not read validation or test."""
+    """Problems, the first ones of `data.train_split` (0: all): what is tuned by a probe may not read other splits."""
     completions: int = 6
     """Clean completions of each problem, and fresh completions on either image."""
     step_sizes: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
@@ -53,6 +54,13 @@ class ProbeConfig:
     out: str = ""
     """Write one row per problem and condition to this parquet file."""
     data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        for name, least in {"problems": 0, "completions": 1, "chunk": 1, "seed": 0, "threads": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for levels in self.step_sizes:
+            check_grey_levels("step_sizes", levels)
 
 
 def probe(policy: Policy, settings: ProbeConfig) -> list[dict[str, Any]]:

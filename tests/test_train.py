@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from saei import evaluate, schema
+from saei import evaluate, probe, schema
 from saei.cli import run_main
 from saei.config import with_overrides
 from saei.evaluate import pass_at_k, scores
@@ -165,6 +165,14 @@ def test_bad_input_ends_with_code_2_and_a_sentence(tmp_path, arguments, said):
     assert ended.returncode == 2, ended.stderr
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--chunk", "0"], ["--step-sizes", "0.01"], ["--problems", "-1"]])
+def test_a_probe_refuses_bad_settings_with_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        probe.main(arguments)
+    assert left.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--threads", "0"], ["--seed", "-1"], ["--rollout.n-clean", "0"]])
