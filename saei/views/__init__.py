@@ -1,7 +1,7 @@
 """Views: which image the completions of one entry of the group plan see. One function each, in one table.
 
-A view turns the clean 8-bit images of a chunk of problems into 8-bit images of the same size. Those in
-`NEEDS_COMPLETIONS` read what was sampled earlier in the plan, so they cannot come first.
+A view turns the clean 8-bit images of a chunk of problems into 8-bit images of the same size. It may read what was
+sampled earlier in the plan; the first view of every plan is therefore `clean`.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,4 @@ View = Callable[[ViewContext], ViewResult]
 
 VIEWS: dict[str, View] = {"clean": clean, "egas": egas, "random_sign": random_sign}
 
-NEEDS_COMPLETIONS = frozenset({"egas", "random_sign"})
-
-__all__ = ["NEEDS_COMPLETIONS", "VIEWS", "TokenEntropy", "View", "ViewContext", "check_budget"]
+__all__ = ["VIEWS", "TokenEntropy", "View", "ViewContext", "check_budget"]
