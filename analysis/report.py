@@ -11,6 +11,7 @@ is escaped.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
+import ast
 import contextlib
 import json
 import math
@@ -41,6 +42,8 @@ NOTEBOOKS = ("accuracy", "entropy")
 REPORT_FOLDER = "report"
 EVIDENCE_STEPS, EVIDENCE_SEEDS = 100, 3
 """Below this many steps or seeds the first screen says that the budget shows the machinery, not evidence."""
+GREY_LEVELS = ("view.step_size", "view.epsilon")
+"""Settings that the command line reads as grey levels or `none`, not as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,18 +176,19 @@ def planned_steps(data: SweepData) -> int:
 
 
 def primary_sentence(data: SweepData) -> str:
-    """The primary contrast in one sentence."""
+    """The primary contrast in one sentence, and what cannot be compared for lack of an arm."""
     rows = tables.compared(data)
     rows = rows[rows["primary"]] if len(rows) else rows
+    lacking = tables.not_launched(data)
     if rows.empty:
-        return ""
+        return lacking
     row: Any = rows.iloc[0]
     parts = [row["verdict"]]
     if not math.isnan(row["low"]):
         parts.insert(0, f"95 % interval {tables.interval_text(row['low'], row['high'])}")
     if not math.isnan(row["difference"]):
         parts.insert(0, f"{tables.points(row['difference'], signed=True)} points")
-    return f"{row['arm']} minus {data.plan['baseline']}: {'; '.join(parts)}."
+    return f"{row['arm']} minus {row['against']}: {'; '.join(parts)}. {lacking}".rstrip()
 
 
 def overrides(data: SweepData) -> pd.DataFrame:
@@ -225,8 +229,27 @@ def command(data: SweepData) -> str:
     words += [word for arm in data.plan["arms"] for word in ("--only", arm["name"])]
     settings = {"steps": planned_steps(data), **data.plan.get("settings", {})}
     words += ["--steps", str(settings.pop("steps"))]
-    words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    words += [word for name, value in settings.items() for word in ("--set", f"{name}={setting(name, value)}")]
     return shlex.join(words)
+
+
+def setting(name: str, value: Any) -> str:
+    """A value of the plan's `settings` as `sweeps/run.py --set` reads it: JSON, a plain text, or `none`.
+
+    The plan keeps a list as the text of a Python tuple.
+    """
+    if value is None and name in GREY_LEVELS:
+        return "none"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    with contextlib.suppress(ValueError, SyntaxError):
+        if value.startswith("("):
+            return json.dumps(ast.literal_eval(value))
+    try:
+        json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return json.dumps(value)  # a text such as "true" in its quotes, or it would be read as something else
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -42,24 +42,60 @@ def progress(data: SweepData) -> pd.DataFrame:
 
 
 def compared(data: SweepData) -> pd.DataFrame:
-    """`stats.compare_arms` of the sweep's primary metric, with `primary` and `exploratory` flags."""
-    primary = (data.plan.get("primary_contrast") or [""])[0]
+    """`stats.compare_arms` of the sweep's primary metric, with `against`, `primary` and `exploratory`.
+
+    The row of the primary arm is the planned pair, whatever its reference; all others are against the baseline. A pair
+    of which one arm is not in the plan has no row: its other arm is then compared like any other.
+    """
+    baseline = data.plan.get("baseline", "")
+    primary, reference = planned_pair(data)
+    if not {primary, reference} <= set(data.arms):
+        primary, reference = "", baseline
     final = stats.final_scores(data.table("eval"), data.test_split)
-    frame = stats.compare_arms(final, arms=data.arms, baseline=data.plan.get("baseline", ""), primary=primary)
+    frame = stats.compare_arms(final, arms=data.arms, baseline=baseline, primary=primary)
+    if primary and reference != baseline:
+        pair = stats.compare_arms(final, arms=[primary], baseline=reference, primary=primary)
+        rows = [pair if arm == primary else frame[frame["arm"] == arm] for arm in data.arms]
+        frame = pd.concat(rows, ignore_index=True)
+    arms = list(frame.get("arm", []))
     later = data.trials.groupby("arm", observed=True)["exploratory"].any()
-    frame["primary"] = [arm == primary for arm in frame.get("arm", [])]
-    frame["exploratory"] = [bool(later.get(arm, False)) for arm in frame.get("arm", [])]
+    frame["primary"] = [arm == primary for arm in arms]
+    frame["against"] = [reference if arm == primary else "" if arm == baseline else baseline for arm in arms]
+    frame["exploratory"] = [bool(later.get(arm, False)) for arm in arms]
     return frame
 
 
+def planned_pair(data: SweepData) -> tuple[str, str]:
+    """The primary contrast as planned, (arm, reference), whether or not both were launched; empty without a plan."""
+    arm, reference = data.plan.get("primary_contrast") or ("", "")
+    return arm, reference
+
+
+def not_launched(data: SweepData) -> str:
+    """What cannot be compared because `--only` left an arm out, in sentences; "" where nothing is lacking."""
+    arm, reference = planned_pair(data)
+    baseline = data.plan.get("baseline", "")
+    lacking = [name for name in (arm, reference) if name and name not in data.arms]
+    sentences = []
+    if lacking:
+        why = f"launched without {' and '.join(lacking)}"
+        sentences.append(f"The primary contrast, {arm} minus {reference}, is not part of this plan: {why}.")
+    if baseline and baseline not in data.arms:
+        sentences.append(f"Without the baseline {baseline} in this plan, no arm is compared with it.")
+    return " ".join(sentences)
+
+
 def verdicts(data: SweepData) -> pd.DataFrame:
-    """The verdict table in words and percentage points."""
+    """The verdict table in words and percentage points; `against` where not every difference is to the baseline."""
     rows = []
     metric = str(data.plan.get("metric", "")).rpartition("/")[2]
-    for row in compared(data).itertuples():
+    frame = compared(data)
+    named = bool(set(frame["against"]) - {"", data.plan.get("baseline", "")})
+    for row in frame.itertuples():
         rows.append(
             {
                 "arm": f"{row.arm} (primary contrast)" if row.primary else str(row.arm),
+                **({"against": row.against or EMPTY} if named else {}),
                 f"accuracy ({metric})": percent(row.score),
                 "difference (points)": points(row.difference, signed=True),
                 "95 % interval": interval_text(row.low, row.high),

@@ -46,8 +46,6 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, cursor
     (temporary / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
     for path in temporary.iterdir():
         _flush_to_disk(path)
-    if target.exists():  # the same step was checkpointed by an earlier launch
-        shutil.rmtree(target)
     os.replace(temporary, target)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)

@@ -157,6 +157,11 @@ class ViewConfig:
         check_grey_levels("view.step_size", self.step_size)
         if self.epsilon is not None:
             check_grey_levels("view.epsilon", self.epsilon)
+            _require(
+                self.epsilon == 0 or self.epsilon >= 1,
+                f"view.epsilon is {self.epsilon:g} grey levels: an image of whole levels cannot move within less than "
+                "one; write 0 or at least 1",
+            )
         _require(self.iterations >= 0, f"view.iterations must be >= 0, got {self.iterations}")
         _require(
             self.iterations <= 1 or self.epsilon is not None,
@@ -198,6 +203,19 @@ class SelectConfig:
             f"{self.drop_low} + {self.drop_high}",
         )
         _require(0 < self.share <= 1, f"select.share must be in (0, 1], got {self.share}")
+        third = Fraction(1, 3)
+        if self.rule == "band":
+            _require(
+                self.share == third,
+                f"select.share is {self.share}, but rule band keeps what drop_low and drop_high leave; set those, or "
+                "choose select.rule top, bottom, middle or random",
+            )
+        else:
+            _require(
+                (self.drop_low, self.drop_high) == (third, third),
+                f"select.drop_low and select.drop_high belong to rule band and do nothing for {self.rule}; "
+                "set select.share, or choose select.rule band",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

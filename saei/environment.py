@@ -1,6 +1,7 @@
 """What a run ran on: commit, uncommitted changes, versions, host. Recorded beside the numbers, never hashed."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -24,12 +25,15 @@ def _git(*arguments: str) -> str:
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
-def environment(device: str) -> dict[str, Any]:
-    """The content of `environment.json`."""
-    diff = _git("diff", "HEAD")
+def environment(device: str, path: Path) -> dict[str, Any]:
+    """The content of `environment.json` at `path`; what it held of earlier launches is kept under `earlier`."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    earlier = before.pop("earlier", []) + ([before] if before else [])
+    diff, untracked = _git("diff", "HEAD"), _git("ls-files", "--others", "--exclude-standard")
     return {
         "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(diff),
+        "git_dirty": bool(diff or untracked),
+        "git_untracked": untracked.splitlines(),
         "git_diff": diff[:_MAX_DIFF],
         "command": sys.argv,
         "python": platform.python_version(),
@@ -42,6 +46,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
         "packages": {name: _version(name) for name in PACKAGES},
+        "earlier": earlier,
     }
 
 

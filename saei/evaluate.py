@@ -79,13 +79,13 @@ def evaluate_split(
             batch_rows=config.rollout.batch_rows,
             noise=noise_source(config.seed, "evaluation", 0) if decoding == SAMPLED else None,
         )
-        for problem, group in zip(problems, completions, strict=True):
-            texts = [policy.decode(completion.token_ids) for completion in group]
-            grades = scorer.grade(texts, [problem] * len(texts))
-            rows += [
-                _row(problem, completion, text, grade, decoding=decoding, split=split, step=step)
-                for completion, text, grade in zip(group, texts, grades, strict=True)
-            ]
+        flat = [(problem, one) for problem, group in zip(problems, completions, strict=True) for one in group]
+        texts = [policy.decode(completion.token_ids) for _, completion in flat]
+        grades = scorer.grade(texts, [problem for problem, _ in flat])
+        rows += [
+            _row(problem, completion, text, grade, decoding=decoding, split=split, step=step)
+            for (problem, completion), text, grade in zip(flat, texts, grades, strict=True)
+        ]
     return rows
 
 

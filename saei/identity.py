@@ -49,8 +49,12 @@ def weights_fingerprint(path: str, revision: str) -> str:
 
 def trial_identity(config: Config) -> dict[str, Any]:
     """All that enters the hash, as plain JSON types; written into `config.json`."""
+    settings = identity(config)
+    settings["data"]["path"] = ""  # the fingerprint below is of what lies there
+    if model_folder(config.model.path) is not None and config.model.path != "tiny":
+        settings["model"]["path"] = ""  # the same for its weights; "tiny" and a hub id are names, not places
     return {
-        "settings": identity(config),
+        "settings": settings,
         "data": fingerprint(config.data),
         "weights": weights_fingerprint(config.model.path, config.model.revision),
         "schema": SCHEMA_VERSION,

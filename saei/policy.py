@@ -170,7 +170,9 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
         family = AutoConfig.from_pretrained(source, **options).model_type
         if family not in FAMILIES:
             raise ValueError(f"its model type is {family}, and packing knows {', '.join(FAMILIES)}")
-        loaded = _load_whole(source, dtype=getattr(torch, model.dtype), device_map={"": device}, **options)
+        loaded = _load_whole(
+            source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation="sdpa", **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if not tokenizer.chat_template:
             raise ValueError("its tokenizer has no chat template; take the folder of an instruction-tuned model")

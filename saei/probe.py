@@ -24,6 +24,7 @@ from saei.data import load_problems
 from saei.evaluate import first_problems
 from saei.policy import Policy, load_policy
 from saei.rollout import GroupsInProgress, fresh_entropies, make_view, sample_view
+from saei.types import Problem
 from saei.units import check_grey_levels
 
 CONDITIONS: dict[str, dict[str, str]] = {
@@ -63,7 +64,7 @@ class ProbeConfig:
             check_grey_levels("step_sizes", levels)
 
 
-def probe(policy: Policy, settings: ProbeConfig) -> list[dict[str, Any]]:
+def probe(policy: Policy, problems: Sequence[Problem], settings: ProbeConfig) -> list[dict[str, Any]]:
     """One row per (problem, condition, step size): entropies before and after, teacher-forced and fresh."""
     base = with_overrides(
         Config(),
@@ -73,7 +74,6 @@ def probe(policy: Policy, settings: ProbeConfig) -> list[dict[str, Any]]:
             "rollout.n_view": settings.completions,
         },
     )
-    problems = first_problems(load_problems(settings.data, settings.data.train_split), settings.problems)
     rows: list[dict[str, Any]] = []
     for step, first in enumerate(range(0, len(problems), settings.chunk)):
         progress = GroupsInProgress.begin(policy, problems[first : first + settings.chunk])
@@ -138,12 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(settings.threads)
     with bad_input():
         policy = load_policy(ModelConfig(path=settings.model), settings.data)
-        rows = probe(policy, settings)
+        problems = first_problems(load_problems(settings.data, settings.data.train_split), settings.problems)
+        if settings.out:
+            Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
+    rows = probe(policy, problems, settings)
     Console(width=140).print(table(rows))
     if settings.out:
         import pandas as pd
 
-        Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_parquet(settings.out)
         print(f"rows: {settings.out}")
     return 0

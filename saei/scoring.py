@@ -1,8 +1,8 @@
 """Teacher-forced log-probs and entropies of given completions, by packed forward passes.
 
-The vision tower runs once per distinct image, the decoder once per packed row, and the LM head only where a wanted
-token is predicted, in chunks whose logits are made again in the backward pass, so that no more than one chunk of
-logits is ever held. Softmax is in float32, or in float64 for a float64 model.
+The vision tower runs once per distinct image of a pass, the decoder once per packed row, and the LM head only where a
+wanted token is predicted, in chunks whose logits are made again in the backward pass, so that no more than one chunk
+of logits is ever held. Softmax is in float32, or in float64 for a float64 model.
 """
 
 from collections.abc import Sequence

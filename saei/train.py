@@ -74,6 +74,10 @@ def train_step(run: Run, problems: Sequence[Problem], step: int) -> dict[str, An
         rewards = {key: run.scorer.reward(grade) for key, grade in grades.items()}
         advantages = group_advantages(groups, rewards, config)
 
+    # Now and then, measure the attack on fresh completions too: with the weights that it was aimed at.
+    with clock("fresh"):
+        fresh = measure_fresh(policy, progress, config, step)
+
     # 3. Old log-probs, with the weights before the step's first update, on the image that `loss.train_view` names.
     with clock("old_logprobs"):
         old = score_rollouts(policy, groups, config)
@@ -90,9 +94,7 @@ def train_step(run: Run, problems: Sequence[Problem], step: int) -> dict[str, An
     run.updates += sum(not update.skipped for update in updates)
     spent = policy.tokens_forward - spent[0], policy.tokens_backward - spent[1]
 
-    # 5. Now and then, measure the attack on fresh completions. Record.
-    with clock("fresh"):
-        fresh = measure_fresh(policy, progress, config, step)
+    # 5. Record.
     with clock("record"):
         facts = rollout_facts(groups, grades, rewards, advantages, old, updates)
         attacks = attack_rows(step, progress.ledger, fresh)
@@ -131,7 +133,8 @@ def train(config: Config) -> dict[str, float]:
             betas=(0.9, config.optim.beta2),
             weight_decay=config.optim.weight_decay,
         )
-        write_json(recorder.folder / schema.ENVIRONMENT_FILE, environment(str(policy.device)))
+        path = recorder.folder / schema.ENVIRONMENT_FILE
+        write_json(path, environment(str(policy.device), path))
         with Scorer(config.reward) as scorer:
             run = Run(config, policy, reference, optimizer, scorer, recorder)
             try:

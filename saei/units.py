@@ -8,10 +8,10 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 def parse_grey_levels(text: str, name: str = "a pixel size") -> float:
     """`2` or `2/255` -> 2.0 grey levels. Raises ValueError for anything that is probably a unit mistake."""
-    match = re.fullmatch(r"\s*([+-]?\d*\.?\d+)\s*(/\s*255)?\s*", text)
-    if match is None:
-        raise ValueError(f"{name} is a number of grey levels such as 2 or 2/255, got {text!r}")
-    levels = float(match.group(1))
+    try:
+        levels = float(re.sub(r"\s*/\s*255\s*$", "", text))
+    except ValueError:
+        raise ValueError(f"{name} is a number of grey levels such as 2 or 2/255, got {text!r}") from None
     check_grey_levels(name, levels)
     return levels
 
@@ -25,11 +25,11 @@ def check_grey_levels(name: str, levels: float) -> None:
             "for entropy descent use --view.direction descend"
         )
     if 0 < levels < 0.5:
+        meant = f"did you mean {max(1, round(levels * 255))}/255?" if levels < 0.13 else "write 0, or at least 1/255"
         raise ValueError(
-            f"{name} is in grey levels (0-255), got {levels:g}: below half a level nothing survives rounding; "
-            f"did you mean {max(1, round(levels * 255))}/255?"
+            f"{name} is in grey levels (0-255), got {levels:g}: below half a level nothing survives rounding; {meant}"
         )
-    if levels > 255:
+    if not levels <= 255:
         raise ValueError(f"{name} is in grey levels and at most 255, got {levels:g}")
 
 

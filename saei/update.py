@@ -128,7 +128,10 @@ def _mask(lengths: Sequence[int], device: torch.device) -> Bool[Tensor, "complet
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """Linear warm-up, then constant or cosine to 0 at the last step. A function of the step: nothing to restore."""
+    """Linear warm-up, then constant or cosine, which would reach 0 one step after the last.
+
+    A function of the step: there is nothing to restore.
+    """
     optim = config.optim
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / (optim.warmup_steps + 1)

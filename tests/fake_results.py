@@ -38,13 +38,14 @@ def write_sweep(
     text: str = "<think>2 + 3 = 5</think> \\boxed{5}",
     leave_out: Sequence[tuple[str, int]] = (),
     unfinished: Mapping[tuple[str, int], str] | None = None,
+    right: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write `results/<name>`; the first arm is the baseline, the second the primary contrast. Returns the folder.
 
     `leave_out`: (arm, seed) pairs of the plan without a run directory. `unfinished`: (arm, seed) -> state of runs that
-    stopped half way, without DONE.
+    stopped half way, without DONE. `right`: arm -> per seed, how many sampled test completions are right, not drawn.
     """
-    unfinished = unfinished or {}
+    unfinished, right = unfinished or {}, right or {}
     trials = [
         {"trial_id": fake_id(arm, seed), "arm": arm, "seed": seed, "exploratory": False}
         for arm in arms
@@ -79,6 +80,7 @@ def write_sweep(
             samples=samples,
             text=text,
             state=unfinished.get(key, schema.FINISHED),
+            right=right[trial["arm"]][trial["seed"]] if trial["arm"] in right else None,
         )
     return folder
 
@@ -99,8 +101,12 @@ def write_run(
     samples: int,
     text: str,
     state: str = schema.FINISHED,
+    right: int | None = None,
 ) -> None:
-    """One run directory; a run that is not finished has half its steps, no test rows and no DONE."""
+    """One run directory; a run that is not finished has half its steps, no test rows and no DONE.
+
+    `right`: exactly the first so many sampled test completions are right.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     done = steps if state == schema.FINISHED else steps // 2
     rng = np.random.default_rng([seed, int(effect * 1000)])
@@ -115,6 +121,10 @@ def write_run(
     if state == schema.FINISHED:
         for split, drop in (("test", 0.0), ("larger_grid", 0.15)):
             add_eval(writer, rng, done, split, START + effect - drop, problems=problems, samples=samples, text=text)
+    if right is not None:
+        tested = [row for row in writer["eval"] if (row["split"], row["decoding"]) == ("test", schema.SAMPLED)]
+        for number, row in enumerate(tested):
+            row["accuracy"] = float(number < right)
     half = done // 2
     for table, rows in writer.items():
         write_part(folder, table, (0, max(half - 1, 0)), [row for row in rows if row["step"] < half])

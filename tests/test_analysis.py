@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ from statsmodels.stats.power import TTestPower
 
 from analysis import fragments, load, plots, reference, report, stats, tables
 from saei import schema
+from saei.config import Config
+from sweeps.definition import Sweep, parse_setting
+from sweeps.plan import write_plan
+from sweeps.trial import Trial
 from tests.fake_results import fake_id, write_run, write_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -387,6 +392,37 @@ def test_the_report_says_how_to_repeat_the_sweep(results):
     assert report.command(data).endswith("'random third' --steps 60 --set eval.every=20")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.freeze_vision=true",
+        "view.epsilon=none",
+        "view.epsilon=4/255",
+        "optim.lr=1e-05",
+        "select.drop_low=1/5",
+        "select.drop_high=0",
+        "data.shifted_splits=null",
+        "data.shifted_splits=larger_grid",
+        "data.shifted_splits=larger_grid dot_noise",
+        "rollout.plan=[]",
+        "rollout.plan=clean:6 egas:6",
+        "data.test_split=test",
+        'data.train_split="true"',
+        "data.prompt_suffix=",
+        "data.system_prompt=it's (so to say) a prompt",
+    ],
+)
+def test_the_repeating_command_sets_what_the_launch_set(tmp_path, text):
+    name, value = parse_setting(text)
+    definition = Sweep(question="?", arms={"grpo": {}, "saei": {}}, baseline="grpo", primary_contrast=("saei", "grpo"))
+    trial = Trial(trial_id=fake_id("saei", 0), arm="saei", seed=0, config=Config())
+    write_plan("fake", definition, [trial], {name: value}, tmp_path)
+    words = shlex.split(report.command(load.load_sweep(tmp_path)))
+    assert words[-2] == "--set"
+    again, repeated = parse_setting(words[-1])
+    assert (again, repeated, type(repeated)) == (name, value, type(value))
+
+
 def test_later_seeds_make_a_verdict_exploratory(tmp_path):
     folder = write_sweep(tmp_path, seeds=2)
     path = folder / schema.SWEEP_FILE
@@ -398,6 +434,75 @@ def test_later_seeds_make_a_verdict_exploratory(tmp_path):
     write_run(folder / trial, effect=0.1, attacked=True, seed=2, **size)
     verdicts = tables.verdicts(load.load_sweep(tmp_path)).set_index("arm")["verdict"]
     assert verdicts["SaEI (primary contrast)"] == "two seeds, no verdict (exploratory)"
+
+
+def write_step_sizes(results, arms, **changes):
+    """A sweep whose primary contrast is not against its baseline; 5 problems x 2 completions, so one right is 0.1."""
+    right = {"grpo": (1, 1, 1), "step_0": (2, 2, 3), "step_2": (3, 4, 6), "step_4": (4, 4, 5)}
+    folder = write_sweep(results, arms=dict.fromkeys(arms, 0.1), steps=4, problems=5, samples=2, right=right)
+    path = folder / schema.SWEEP_FILE
+    plan = {"baseline": "grpo", "primary_contrast": ["step_2", "step_0"], **changes}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **plan}))
+    return load.load_sweep(results)
+
+
+def test_the_primary_row_is_the_planned_pair_and_the_others_are_against_the_baseline(tmp_path):
+    data = write_step_sizes(tmp_path, ["grpo", "step_0", "step_2", "step_4"])
+    rows = tables.compared(data).set_index("arm")
+    assert rows["against"].to_dict() == {"grpo": "", "step_0": "grpo", "step_2": "step_0", "step_4": "grpo"}
+    assert list(rows.index[rows["primary"]]) == ["step_2"]
+    # two degrees of freedom: p = 1 - t / sqrt(t^2 + 2)
+    # step_2 - step_0: 0.1 0.2 0.3, mean 0.2, sd 0.1, t = 2 sqrt 3, p = 0.0742; half width 4.3027 x 0.1 / sqrt 3 = 0.2484
+    # step_0 - grpo: 0.1 0.1 0.2, mean 2/15, t = 4, p = 0.0572; step_4 - grpo: 0.3 0.3 0.4, mean 1/3, t = 10, p = 0.00985
+    assert rows["difference"].tolist()[1:] == pytest.approx([2 / 15, 0.2, 1 / 3])
+    assert rows["p"].tolist()[1:] == pytest.approx([0.0572, 0.0742, 0.00985], abs=5e-5)
+    # Holm over the two that are not primary: the smaller p twice, the larger as it is
+    assert rows["p_judged"].tolist()[1:] == pytest.approx([0.0572, 0.0742, 0.0197], abs=5e-5)
+    shown = tables.verdicts(data)
+    assert list(shown["against"]) == ["–", "grpo", "step_0", "grpo"]
+    assert list(shown["verdict"]) == ["baseline", stats.SAME, stats.SAME, stats.BETTER]
+    assert report.primary_sentence(data) == (
+        "step_2 minus step_0: +20.0 points; 95 % interval −4.8 to +44.8; not distinguishable."
+    )
+
+
+def test_no_column_says_against_what_where_it_is_always_the_baseline(results):
+    data = load.load_sweep(results, "full")
+    assert "against" not in tables.verdicts(data)
+    assert report.primary_sentence(data).startswith("SaEI minus GRPO: ")
+
+
+def test_a_plan_without_the_baseline_still_has_its_planned_pair(tmp_path):
+    data = write_step_sizes(tmp_path, ["step_0", "step_2", "step_4"])
+    rows = tables.compared(data).set_index("arm")
+    assert rows.loc["step_2", "difference"] == pytest.approx(0.2)
+    assert list(tables.verdicts(data)["verdict"]) == [stats.NO_PAIR, stats.SAME, stats.NO_PAIR]
+    sentence = report.primary_sentence(data)
+    assert sentence.startswith("step_2 minus step_0: +20.0 points;")
+    assert sentence.endswith("Without the baseline grpo in this plan, no arm is compared with it.")
+
+
+@pytest.mark.parametrize(
+    ("arms", "lacking"),
+    [(["grpo", "step_2"], "step_0"), (["grpo", "step_0"], "step_2"), (["grpo", "step_4"], "step_2 and step_0")],
+)
+def test_a_plan_without_the_planned_pair_says_so_and_compares_the_rest(tmp_path, arms, lacking):
+    data = write_step_sizes(tmp_path, arms)
+    row = tables.compared(data).iloc[1]
+    assert (row["arm"], row["against"], row["primary"], row["pairs"]) == (arms[1], "grpo", False, 3)
+    assert list(tables.verdicts(data)["arm"]) == arms
+    assert report.primary_sentence(data) == (
+        f"The primary contrast, step_2 minus step_0, is not part of this plan: launched without {lacking}."
+    )
+
+
+def test_a_baseline_that_is_the_reference_and_was_not_launched_is_named_in_sentences(tmp_path):
+    data = write_step_sizes(tmp_path, ["step_2", "step_4"], primary_contrast=["step_2", "grpo"])
+    assert list(tables.verdicts(data)["verdict"]) == [stats.NO_PAIR, stats.NO_PAIR]
+    assert report.primary_sentence(data) == (
+        "The primary contrast, step_2 minus grpo, is not part of this plan: launched without grpo. "
+        "Without the baseline grpo in this plan, no arm is compared with it."
+    )
 
 
 # ---- reference

@@ -21,6 +21,11 @@ def test_two_and_two_over_255_are_both_two_grey_levels():
     assert parse_grey_levels("2") == 2.0
     assert parse_grey_levels("2/255") == 2.0
     assert parse_grey_levels("2.5 / 255") == 2.5
+    assert parse_grey_levels("2.") == 2.0
+    with pytest.raises(ValueError, match="write 0, or at least 1/255"):
+        parse_grey_levels("0.4/255")
+    with pytest.raises(ValueError, match="number of grey levels"):
+        parse_grey_levels("two")
 
 
 @pytest.mark.parametrize(("text", "cure"), [("0.00784", "did you mean 2/255?"), ("0.03", "did you mean 8/255?")])
@@ -43,6 +48,19 @@ def test_several_iterations_need_an_epsilon():
 def test_dropping_everything_is_refused():
     with pytest.raises(ValueError, match="must be < 1"):
         with_overrides(Config(), {"select.drop_low": Fraction(2, 3)})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"select.share": Fraction(1, 5)}, "rule band keeps what drop_low and drop_high leave"),
+        ({"select.rule": "top", "select.drop_low": Fraction(1, 5)}, "do nothing for top"),
+        ({"view.epsilon": 0.7, "view.iterations": 3}, "cannot move within less than one"),
+    ],
+)
+def test_a_setting_that_could_not_matter_is_refused(overrides, said):
+    with pytest.raises(ValueError, match=said):
+        with_overrides(Config(), overrides)
 
 
 def test_the_group_plan_is_a_list_and_leaves_out_empty_views():

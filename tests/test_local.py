@@ -85,6 +85,7 @@ def test_rows_without_an_image_are_skipped_and_counted(folder: Path, caplog: pyt
         ([row("one", None)], r"none of its 1 rows has an image"),
         ([row("one", question=3)], r"row 1: field 'question' must be text, got 3"),
         ([row("one", answer=["a"])], r"row 1: field 'answer' must be text or a number"),
+        ([row("one", answer_type="choise")], r"row 1: field 'answer_type' is one of .*, got 'choise'"),
         ([""], r"no rows"),
     ],
 )

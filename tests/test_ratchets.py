@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("saei", "sweeps", "analysis") for path in (ROOT / folder).rglob("*.py"))
 MAX_LINES, MAX_FUNCTION_LINES = 400, 70
-LONGER_FILES = {"saei/config.py": 520}  # the settings, each with its help text
+LONGER_FILES = {"saei/config.py": 540}  # the settings, each with its help text
 
 # Inside saei, a module imports only its own layer or lower ones.
 LAYERS = {

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 from saei import evaluate, probe, schema
 from saei.cli import run_main
 from saei.config import with_overrides
+from saei.environment import environment
 from saei.evaluate import pass_at_k, scores
 from saei.identity import trial_id
+from saei.recorder import write_json
+from saei.tiny import model_dir
 from saei.train import train
 from saei.update import learning_rate
 from tests.runs import assert_same_run, frame, small_config
@@ -119,6 +123,25 @@ def test_the_learning_rate_warms_up_and_decays_by_formula(tmp_path):
     # warm-up 3 * 1/3, 3 * 2/3; then cosine over 10 steps: half-way (step 7) is 3 * 0.5
     assert [learning_rate(step, config) for step in (0, 1, 2)] == pytest.approx([1.0, 2.0, 3.0])
     assert learning_rate(7, config) == pytest.approx(1.5)
+
+
+def test_where_model_and_data_lie_does_not_enter_the_trial(tmp_path):
+    copies = [tmp_path / name for name in ("one", "two")]
+    for copy in copies:
+        shutil.copytree(model_dir(), copy)
+    ids = {trial_id(with_overrides(small_config(tmp_path), {"model.path": str(copy)})) for copy in copies}
+    assert len(ids) == 1
+    (copies[1] / "config.json").write_text((copies[1] / "config.json").read_text() + " ")  # other content
+    assert trial_id(with_overrides(small_config(tmp_path), {"model.path": str(copies[1])})) not in ids
+
+
+def test_the_environment_of_every_launch_is_kept(tmp_path):
+    path = tmp_path / "environment.json"
+    for _ in range(3):
+        write_json(path, environment("cpu", path))
+    tree = json.loads(path.read_text())
+    assert len(tree["earlier"]) == 2
+    assert tree["earlier"][0]["git_sha"] == tree["git_sha"] and "earlier" not in tree["earlier"][0]
 
 
 def test_pass_at_k_by_hand():

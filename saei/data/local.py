@@ -30,6 +30,8 @@ ANSWER_TYPES: dict[str, Literal["number", "math", "choice", "text"]] = {
     "integer": "number",
     "float": "number",
     "math": "math",
+    "free_form": "math",
+    "list": "math",
     "numeric_expression": "math",
     "choice": "choice",
     "multiple_choice": "choice",
@@ -92,6 +94,12 @@ def check_types(file: Path, number: int, row: dict[str, Any]) -> None:
         raise ValueError(f"{file}, row {number}: field 'question' must be text, got {row['question']!r}")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise ValueError(f"{file}, row {number}: field 'answer' must be text or a number, got {answer!r}")
+    answer_type = row.get("answer_type") or "math"
+    if answer_type not in ANSWER_TYPES:
+        raise ValueError(
+            f"{file}, row {number}: field 'answer_type' is one of {', '.join(ANSWER_TYPES)} (or left out, for "
+            f"mathematics), got {answer_type!r}"
+        )
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -168,7 +176,7 @@ def load(data: DataConfig, split: str) -> ProblemSet:
             question=row["question"],
             answer=row["answer"],
             choices=None if row["choices"] is None else tuple(row["choices"]),
-            answer_type=ANSWER_TYPES.get(row["answer_type"], "math"),
+            answer_type=ANSWER_TYPES[row["answer_type"]],
             kind=row["answer_type"],
             source=f"local:{folder.name}",
             split=split,
