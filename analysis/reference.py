@@ -2,15 +2,17 @@
 
     python -m analysis.reference collapse
 
-Each table becomes one part per trial. Left out: rollouts, pictures, checkpoints, weights, and what the model wrote
-(the `text` column is emptied). `python -m analysis.report collapse --results results/reference` reads the result.
+Each table becomes one part per trial. Left out: rollouts, pictures, checkpoints, weights, what the model wrote (the
+`text` column is emptied), and where it ran (host, paths, uncommitted changes). The result is read by
+`python -m analysis.report collapse --results results/reference`.
 """
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +21,9 @@ import tyro
 from saei import schema
 
 KEPT_TABLES = ("steps", "views", "attacks", "eval")
-KEPT_FILES = (schema.CONFIG_FILE, schema.ENVIRONMENT_FILE, schema.STATUS_FILE, schema.DONE_FILE, schema.SAME_AS_FILE)
+KEPT_FILES = (schema.CONFIG_FILE, schema.ENVIRONMENT_FILE, schema.STATUS_FILE, schema.DONE_FILE)
+PLACES = ("command", "host", "pid", "git_diff", "git_untracked", "earlier", "out")
+"""Entries of those files that say where a trial ran and not what it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +51,21 @@ def keep(sweep: str, results: Path, out: Path) -> Path:
         (target / trial.name).mkdir()
         for name in KEPT_FILES:
             if (trial / name).exists():
-                shutil.copy(trial / name, target / trial.name)
+                tree = _without_places(json.loads((trial / name).read_text()))
+                (target / trial.name / name).write_text(json.dumps(tree, indent=1) + "\n")
+        if (trial / schema.SAME_AS_FILE).exists():
+            shutil.copy(trial / schema.SAME_AS_FILE, target / trial.name)
         for table in KEPT_TABLES:
             parts = sorted((trial / table).glob("part-*.parquet"))
             if parts:
                 _write_one_part(parts, target / trial.name / table)
     return target
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_places(inner) for key, inner in value.items() if key not in PLACES}
+    return value
 
 
 def _write_one_part(parts: list[Path], folder: Path) -> None:

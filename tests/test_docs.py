@@ -17,6 +17,7 @@ SMALL_RUN = [word for name, value in SMALL.items() for word in (f"--{name.replac
 # What is added to a README command so that it takes seconds; {results} is a temporary folder.
 BUDGET = {
     "python sweeps/run.py tsec_ratio --seeds 3": "--steps 1 --only grpo --seeds 1 --demo --results {results}",
+    "python sweeps/run.py collapse": "--dry-run --results {results}",
     "python -m analysis.report tsec_ratio": "--results {results}",
     "python -m saei.train --preset saei --steps 150": shlex.join(SMALL_RUN),
     "python -m saei.train --preset saei --data.source local": shlex.join([*SMALL_RUN, "--steps", "1"]),
