@@ -452,8 +452,9 @@ def test_the_primary_row_is_the_planned_pair_and_the_others_are_against_the_base
     assert rows["against"].to_dict() == {"grpo": "", "step_0": "grpo", "step_2": "step_0", "step_4": "grpo"}
     assert list(rows.index[rows["primary"]]) == ["step_2"]
     # two degrees of freedom: p = 1 - t / sqrt(t^2 + 2)
-    # step_2 - step_0: 0.1 0.2 0.3, mean 0.2, sd 0.1, t = 2 sqrt 3, p = 0.0742; half width 4.3027 x 0.1 / sqrt 3 = 0.2484
-    # step_0 - grpo: 0.1 0.1 0.2, mean 2/15, t = 4, p = 0.0572; step_4 - grpo: 0.3 0.3 0.4, mean 1/3, t = 10, p = 0.00985
+    # step_2 - step_0: 0.1 0.2 0.3, mean 0.2, sd 0.1, t = 2 sqrt 3, p = 0.0742; half width 4.3027 x 0.2 / t = 0.2484
+    # step_0 - grpo: 0.1 0.1 0.2, mean 2/15, t = 4, p = 0.0572
+    # step_4 - grpo: 0.3 0.3 0.4, mean 1/3, t = 10, p = 0.00985
     assert rows["difference"].tolist()[1:] == pytest.approx([2 / 15, 0.2, 1 / 3])
     assert rows["p"].tolist()[1:] == pytest.approx([0.0572, 0.0742, 0.00985], abs=5e-5)
     # Holm over the two that are not primary: the smaller p twice, the larger as it is
