@@ -449,6 +449,16 @@ def from_dict(tree: dict[str, Any]) -> Config:
         raise ValueError("config: " + "; ".join(problems)) from error
 
 
+def typed_value(name: str, value: Any) -> Any:
+    """A JSON value as the type of one dotted setting. Whether it fits the other settings is for the config to say."""
+    group, _, leaf = name.rpartition(".")
+    kind = {f.name: f.type for f in dataclasses.fields(getattr(Config(), group) if group else Config)}[leaf]
+    try:
+        return _converter.structure(value, kind)  # pyright: ignore[reportArgumentType]
+    except Exception as error:
+        raise ValueError(f"{name} cannot be {value!r}: {_describe(error, None)}") from error
+
+
 def _describe(error: BaseException, type_: type | None) -> str:
     """A validation sentence as it is; anything else in cattrs' own words."""
     if type(error) is ValueError and str(error):

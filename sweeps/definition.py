@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saei.config import Config, field_names, from_dict, to_dict, unknown_field, with_overrides
+from saei.config import Config, field_names, typed_value, unknown_field, with_overrides
 from saei.presets import PRESETS
 from saei.units import parse_grey_levels
 
@@ -135,7 +135,4 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"{name} is true or false, got {raw!r}")
     if isinstance(value, str) and "tuple" in str(kind):
         value = value.split()  # words, as on the trainer's command line; a bare text would fall into its letters
-    tree = to_dict(Config())
-    (tree[group] if group else tree)[leaf] = value
-    config = from_dict(tree)
-    return name, getattr(getattr(config, group) if group else config, leaf)
+    return name, typed_value(name, value)

@@ -84,7 +84,8 @@ def test_no_rule_keeps_nothing_and_the_controls_keep_equal_counts(share):
         entropy = [torch.rand(tokens, generator=torch.Generator().manual_seed(tokens))]
         counts = {}
         for rule in RULES:
-            config = SelectConfig(rule=rule, share=share, drop_low=drop, drop_high=drop)
+            own = {"drop_low": drop, "drop_high": drop} if rule == "band" else {"share": share}
+            config = SelectConfig(rule=rule, **own)
             (mask,) = select_tokens(entropy, config, torch.Generator().manual_seed(0))
             counts[rule] = int(mask.sum())
         assert counts.pop("all") == tokens

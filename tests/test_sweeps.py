@@ -48,7 +48,9 @@ def start(*words, results, step_s=0.0):
     """The runner as a process of its own, in its own group as in a terminal."""
     command = [sys.executable, "-m", "tests.fake_trainer", *words, "--results", str(results)]
     environment = {**os.environ, "FAKE_STEP_S": str(step_s)}
+    # a shell's background job ignores SIGINT and hands that down; a terminal's does not
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 
