@@ -21,7 +21,7 @@ from torch.optim import AdamW, Optimizer
 
 from saei import schema
 from saei.checkpoint import Cursor, checkpoints, load_checkpoint, read_cursor, save_checkpoint
-from saei.cli import bad_input, run_main
+from saei.cli import BadInput, bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
 from saei.credit import grade_groups, group_advantages
@@ -113,6 +113,10 @@ def train(config: Config) -> dict[str, float]:
     """
     check_names(config)
     torch.set_num_threads(config.threads)
+    try:
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"out: {config.out} cannot be made a folder ({error.strerror}); choose another --out") from error
     with run_lock(Path(config.out)), _sigterm_interrupts():
         with bad_input():
             recorder = Recorder(config)
@@ -120,13 +124,13 @@ def train(config: Config) -> dict[str, float]:
             recorder.log(f"{config.out} is finished; nothing to do")
             return recorder.final_scores()
         with bad_input():
-            recorder.claim()
             training = load_problems(config.data, config.data.train_split)
             policy = load_policy(config.model, config.data)
             problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
             for split in final_splits(config):  # refused now, not after the last step
                 load_problems(config.data, split)
             reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
+        recorder.claim()  # only now: settings that cannot be used leave no folder behind that would refuse better ones
         optimizer = AdamW(
             [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
             lr=config.optim.lr,

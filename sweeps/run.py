@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 import tyro
 
-from saei.cli import bad_input, checked_command_line, run_main
+from saei.cli import BadInput, bad_input, checked_command_line, run_main
 from sweeps.definition import (
     DEMO,
     DEMO_NOTE,
@@ -124,6 +124,11 @@ def _launch(
         if on_slurm and missing:
             print("\n" + cluster.sbatch_text(profile, command.name, missing, folder / ".jobs", command.jobs), end="")
         return 0
+    if not on_slurm:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--results {command.results} cannot be written ({error.strerror}); name another") from error
     missing = [trial for trial in trials if estimate.is_missing(trial)]
     submitted: list[str] = []
     if on_slurm and missing:

@@ -179,15 +179,17 @@ def test_scores_of_four_graded_completions():
         (["--data.source", "local", "--data.path", "/nowhere"], "/nowhere"),
         (["--model.path", "/nowhere/model"], "/nowhere/model"),
         (["--select.rule", "midle"], "select.rule is one of"),
+        (["--out", "/dev/null/run"], "choose another --out"),
         (["--data.test-split", "tset"], "has the splits train, validation, test"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_a_sentence(tmp_path, arguments, said):
-    command = [sys.executable, "-m", "saei.train", *arguments, "--steps", "1", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "saei.train", "--steps", "1", "--out", str(tmp_path / "run"), *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2, ended.stderr
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "run" / "config.json").exists()  # nothing that would refuse the corrected command
 
 
 @pytest.mark.parametrize("arguments", [["--chunk", "0"], ["--step-sizes", "0.01"], ["--problems", "-1"]])
