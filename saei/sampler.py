@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saei.decoder import Prefix, RowDecoder, prefill
 from saei.draw import DrawRule, draw_tokens, wide
+from saei.scoring import refuse_dropout
 from saei.types import SampledCompletion, SampleRequest
 
 Noise = Callable[[str, int, int], np.ndarray]
@@ -187,14 +188,7 @@ def _mark(token_ids: Sequence[int], vocabulary: int, device: torch.device | str)
 
 def _refuse_training_behaviour(model: nn.Module) -> None:
     """What a model in training mode would do differently from the one that is scored."""
-    if not model.training:
-        return
-    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
-    rates += [float(getattr(module, "attention_dropout", 0.0) or 0.0) for module in model.modules()]
-    if any(rate > 0 for rate in rates):
-        raise ValueError(
-            f"dropout of {max(rates):g} is active while sampling: set it to 0 in the model's config, or model.eval()"
-        )
+    refuse_dropout(model)
     if any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ValueError(
             "gradient checkpointing is active while sampling and would discard the cache: call model.eval()"

@@ -46,7 +46,7 @@ def refuse_dropout(model: nn.Module) -> None:
     rates += [float(getattr(module, "attention_dropout", 0.0) or 0.0) for module in model.modules()]
     if any(rate > 0 for rate in rates):
         raise ValueError(
-            f"dropout of {max(rates):g} is active while scoring, so old and new log-probs would differ by chance: set "
+            f"dropout of {max(rates):g} is active, so what was sampled and what is scored would differ by chance: set "
             "it to 0 in the model's config, or call model.eval()"
         )
 

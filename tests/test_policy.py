@@ -332,7 +332,7 @@ def test_active_dropout_is_refused_with_a_sentence_and_training_mode_alone_is_no
     with torch.no_grad():
         policy.score([request], temperature=1.0, pack_tokens=512)
         policy.model.model.language_model.layers[0].self_attn.attention_dropout = 0.1
-        with pytest.raises(ValueError, match=r"dropout of 0.1 is active while scoring.*or call model.eval\(\)"):
+        with pytest.raises(ValueError, match=r"dropout of 0.1 is active, .*or call model.eval\(\)"):
             policy.score([request], temperature=1.0, pack_tokens=512)
         policy.model.eval()
         policy.score([request], temperature=1.0, pack_tokens=512)
