@@ -17,6 +17,7 @@ SAME_AS_FILE = "SAME_AS"
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 IMAGES_FOLDER = "images"
+ALARMS_FILE = "alarms.json"
 SWEEP_FILE = "sweep.json"
 
 # States in status.json; a run without DONE is not finished, whatever its status says.
@@ -33,6 +34,9 @@ STEPS: dict[str, str] = {
     "reward": "float64",
     "reward_accuracy": "float64",
     "reward_format": "float64",
+    "overlong_penalty": "float64",  # subtracted from the reward, mean over completions
+    "groups_sampled": "int64",
+    "groups_trained": "int64",  # those that pass filter.rule, at most problems_per_step
     "entropy": "float64",  # nats, full vocabulary, rollout temperature, token-weighted, image of train_view
     "entropy_t1": "float64",
     "entropy_sampled_image": "float64",  # the same, on the image each completion was sampled on
@@ -54,9 +58,15 @@ STEPS: dict[str, str] = {
     "kl": "float64",  # to the reference; NaN when none is loaded
     "grad_norm": "float64",  # mean over the step's updates, before clipping
     "skipped_updates": "int64",  # non-finite gradients
+    "selected_share": "float64",  # completion tokens in the policy loss, over all updates of the step
+    "picked_share": "float64",  # completion tokens that the loss's own pick treats apart
+    "score_degenerate_share": "float64",  # completions whose score view changed nothing; NaN without a score view
+    "control_coef": "float64",  # coefficient of the entropy control in this step; 0 without one
+    "view_strength": "float64",  # schedule times back-off; NaN where no view changes the input
     "attack_gain": "float64",  # kept-token entropy, moved minus clean, same completions; NaN without an attack
     "attack_moved_share": "float64",
     "attack_linf": "float64",
+    "attack_unmatched_share": "float64",  # controls whose L2 is more than 2 % off EgAS's; NaN without a control
     "fresh_gain": "float64",  # entropy of fresh completions on the moved image minus fresh clean ones, same noise
     "tokens_generated": "int64",
     "tokens_forward": "int64",  # token positions through a forward pass without backward
@@ -113,6 +123,7 @@ ROLLOUTS: dict[str, str] = {
     "reward_format": "float64",
     "grade_status": "string",
     "advantage": "float64",
+    "trained": "bool",  # False: its group was dropped by filter.rule; entropy and nll are then NaN
     "entropy": "float64",
     "nll": "float64",
     "sampler_nll": "float64",
@@ -124,6 +135,7 @@ ATTACKS: dict[str, str] = {
     "step": "int64",
     "problem_id": "string",
     "view": "string",
+    "image": "int64",  # number of the moved image; 0 unless view.adv_per is response
     "linf": "float64",  # [0, 1] pixel units, after rounding
     "l2": "float64",
     "touched_share": "float64",  # pixels that changed
@@ -134,6 +146,8 @@ ATTACKS: dict[str, str] = {
     "tokens_kept": "int64",
     "tokens_total": "int64",
     "moved": "bool",
+    "l2_reference": "float64",  # EgAS's own L2, for controls that must match it; NaN elsewhere
+    "text_l2": "float64",  # L2 norm of moved text embeddings; NaN where only images move
     "fresh_entropy_clean": "float64",  # fresh completions, own noise, NaN when not measured at this step
     "fresh_entropy_moved": "float64",
 }
@@ -168,7 +182,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "steps": ("step",),
     "views": ("step", "view"),
     "rollouts": ("step", "problem_id", "view", "index"),
-    "attacks": ("step", "problem_id", "view"),
+    "attacks": ("step", "problem_id", "view", "image"),
     "eval": ("step", "split", "decoding", "problem_id", "index"),
 }
 

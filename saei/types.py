@@ -4,6 +4,7 @@ No file here changes state, and none of these classes has behaviour beyond what 
 `G` completions of a group, `T` completion tokens, `V` vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +17,8 @@ from torch import Tensor
 # One tuple entry per image of the problem. Axes are "_" where the entries of a tuple may differ in size.
 ByteImages = tuple[UInt8[Tensor, "3 _ _"], ...]
 UnitImages = tuple[Float[Tensor, "3 _ _"], ...]
+TextShift = Float[Tensor, "prompt width"]
+"""What is added to the input embeddings of a prompt; zero on image placeholders and special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +57,15 @@ class ScoreRequest:
     """Score given completions of one prompt under given images (teacher forcing).
 
     `images` are uint8, or float in [0, 1] when a gradient with respect to pixels is wanted. `kept[i]`, where given,
-    marks the tokens of completion i whose scores are wanted; the LM head runs only there.
+    marks the tokens of completion i whose scores are wanted; the LM head runs only there. `text_shift` is added to the
+    input embeddings of the prompt.
     """
 
     prompt: Prompt
     images: ByteImages | UnitImages
     completions: tuple[tuple[int, ...], ...]
     kept: tuple[Bool[Tensor, " _"], ...] | None = None
+    text_shift: TextShift | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +81,25 @@ class TokenScores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PairScores:
+    """One completion under its own image (P) and under the image of `score.view` (Q), per token, at the rollout
+    temperature: log-prob and entropy under Q, and divergences in nats between the full distributions.
+    """
+
+    logprobs: Float[Tensor, " tokens"]
+    entropy: Float[Tensor, " tokens"]
+    jsd: Float[Tensor, " tokens"]
+    kl: Float[Tensor, " tokens"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRequest:
-    """Sample completions number `indices` of one prompt, seeing `images` (uint8)."""
+    """Sample completions number `indices` of one prompt, seeing `images` (uint8) and, where given, moved text."""
 
     prompt: Prompt
     images: ByteImages
     indices: tuple[int, ...]
+    text_shift: TextShift | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +129,7 @@ class Rollout:
     text: str
     images: ByteImages
     image_hash: str
+    text_shift: TextShift | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -136,7 +155,9 @@ class AttackRow:
     """The ledger of one image attack (per problem). Pixel norms are in [0, 1] units, after rounding to 8 bits.
 
     `entropy_before`/`entropy_after` are the mean entropy of the kept tokens, teacher-forced on the earlier
-    completions, on the image as it was and on the rounded image. `moved` is False where the objective had no gradient.
+    completions, on the image as it was and on the rounded image; NaN for views that read no entropy. `moved` is False
+    where nothing changed. `image` numbers the moved images of a problem (0 unless view.adv_per is response).
+    `l2_reference` is EgAS's own L2 for controls that must match it, `text_l2` the L2 norm of moved text embeddings.
     """
 
     problem_id: str
@@ -151,14 +172,22 @@ class AttackRow:
     tokens_kept: int
     tokens_total: int
     moved: bool
+    image: int = 0
+    l2_reference: float = math.nan
+    text_l2: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewResult:
-    """The images of each problem under one view, and a ledger row for each problem (none for views that only copy)."""
+    """What the completions of one view see, and a ledger row for each moved input (none for views that only copy).
 
-    images: Sequence[ByteImages]
+    `images[p]` holds one entry, shared by all completions of problem p, or one entry for each of them; `text_shifts[p]`
+    moves the prompt's input embeddings.
+    """
+
+    images: Sequence[Sequence[ByteImages]]
     ledger: Sequence[AttackRow] = field(default_factory=tuple)
+    text_shifts: Sequence[TextShift | None] | None = None
 
 
 def to_unit(image: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:

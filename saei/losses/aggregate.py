@@ -16,33 +16,43 @@ from saei.losses.inputs import Denominator
 
 
 def token_mean(
-    losses: Float[Tensor, "rollouts tokens"], mask: Bool[Tensor, "rollouts tokens"], denominator: Denominator
+    losses: Float[Tensor, "rollouts tokens"],
+    counted: Bool[Tensor, "rollouts tokens"],
+    tokens: int,
+    denominator: Denominator,
 ) -> Float[Tensor, ""]:
     """Every token weighs the same."""
-    return losses.sum() / denominator.tokens
+    return losses.sum() / tokens
 
 
 def sequence_mean(
-    losses: Float[Tensor, "rollouts tokens"], mask: Bool[Tensor, "rollouts tokens"], denominator: Denominator
+    losses: Float[Tensor, "rollouts tokens"],
+    counted: Bool[Tensor, "rollouts tokens"],
+    tokens: int,
+    denominator: Denominator,
 ) -> Float[Tensor, ""]:
     """Every completion weighs the same, whatever its length."""
-    lengths = mask.sum(dim=1).clamp(min=1)
+    lengths = counted.sum(dim=1).clamp(min=1)
     return (losses.sum(dim=1) / lengths).sum() / denominator.sequences
 
 
 def constant_length(
-    losses: Float[Tensor, "rollouts tokens"], mask: Bool[Tensor, "rollouts tokens"], denominator: Denominator
+    losses: Float[Tensor, "rollouts tokens"],
+    counted: Bool[Tensor, "rollouts tokens"],
+    tokens: int,
+    denominator: Denominator,
 ) -> Float[Tensor, ""]:
     """Every token weighs the same, and as much as in any other batch."""
     return losses.sum() / (denominator.sequences * denominator.constant_length)
 
 
 Aggregation = Callable[
-    [Float[Tensor, "rollouts tokens"], Bool[Tensor, "rollouts tokens"], Denominator], Float[Tensor, ""]
+    [Float[Tensor, "rollouts tokens"], Bool[Tensor, "rollouts tokens"], int, Denominator], Float[Tensor, ""]
 ]
 AGGREGATIONS: dict[str, Aggregation] = {
     "token_mean": token_mean,
     "sequence_mean": sequence_mean,
     "constant_length": constant_length,
 }
-"""`loss.aggregation` -> its function; `losses` are zero where `mask` is False."""
+"""`loss.aggregation` -> its function of (losses, zero where they do not count; the tokens that count in each
+completion; how many count in the whole update batch; its other sizes)."""
