@@ -12,13 +12,15 @@ class RunState:
     """Plain JSON values.
 
     `control_coef`: coefficient of the entropy control in the next step. `first_entropy`: mean token entropy of the
-    first step (nats). `strength`: factor of the views' strength (back-off). `validation_rewards`: clean validation
-    rewards, one an evaluation, oldest first. `quantile_low`, `quantile_high`: running thresholds of
+    first step (nats), `last_entropy` that of the latest; None before any is measured. `strength`: factor of the views'
+    strength (back-off). `validation_rewards`: clean validation rewards since the last back-off, one an evaluation,
+    oldest first. `quantile_low`, `quantile_high`: running thresholds of
     select.rule quantile (nats), None before the first step; `policy_quantile_*` those of policy_select.
     """
 
     control_coef: float = 0.0
     first_entropy: float | None = None
+    last_entropy: float | None = None
     strength: float = 1.0
     validation_rewards: list[float] = field(default_factory=list)
     quantile_low: float | None = None
