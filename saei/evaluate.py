@@ -4,6 +4,7 @@ The noise key is (seed, problem, completion), without step or method, so the arm
 run are compared under the same noise. Every completion is recorded; nothing is chosen by what is read here.
 
     python -m saei.evaluate --model DIR --data.source digits --data.test-split larger_grid
+    python -m saei.evaluate --model DIR --data.source shapes --data.test-split test
 """
 
 import sys
@@ -27,8 +28,8 @@ from saei.recorder import ARROW_SCHEMAS, write_atomically
 from saei.reward import Grade, Scorer
 from saei.rollout import noise_source
 from saei.sampler import sample
-from saei.schema import GREEDY, SAMPLED
-from saei.types import Problem, SampledCompletion, SampleRequest
+from saei.schema import GREEDY, MODEL_FOLDER, SAMPLED, STATUS_FILE
+from saei.types import ByteImages, Problem, Prompt, SampledCompletion, SampleRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,24 +62,25 @@ class EvaluateConfig:
 
 
 def evaluate_split(
-    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config, *, split: str, step: int
+    policy: Policy,
+    scorer: Scorer,
+    problems: Sequence[Problem],
+    config: Config,
+    *,
+    split: str,
+    step: int,
+    seen: Sequence[ByteImages] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the `eval` table: `config.eval.samples` sampled completions and a greedy one per problem.
 
     Sampling is at temperature 1 without top-p, whatever the rollouts use; `step` is what the rows are labelled with.
+    `seen` are the images that the policy is shown in place of the problems' own, after the resize.
     """
     rows: list[dict[str, Any]] = []
     prompts = [policy.encode(problem) for problem in problems]
-    for decoding, indices in ((SAMPLED, tuple(range(config.eval.samples))), (GREEDY, (0,))):
-        completions = sample(
-            policy,
-            [SampleRequest(prompt=prompt, images=prompt.images, indices=indices) for prompt in prompts],
-            temperature=1.0,
-            top_p=1.0,
-            max_new_tokens=config.rollout.max_new_tokens,
-            batch_rows=config.rollout.batch_rows,
-            noise=noise_source(config.seed, "evaluation", 0) if decoding == SAMPLED else None,
-        )
+    images = [prompt.images for prompt in prompts] if seen is None else seen
+    for decoding in (SAMPLED, GREEDY):
+        completions = evaluation_completions(policy, prompts, images, config, decoding=decoding)
         flat = [(problem, one) for problem, group in zip(problems, completions, strict=True) for one in group]
         texts = [policy.decode(completion.token_ids) for _, completion in flat]
         grades = scorer.grade(texts, [problem for problem, _ in flat])
@@ -87,6 +89,25 @@ def evaluate_split(
             for (problem, completion), text, grade in zip(flat, texts, grades, strict=True)
         ]
     return rows
+
+
+def evaluation_completions(
+    policy: Policy, prompts: Sequence[Prompt], images: Sequence[ByteImages], config: Config, *, decoding: str
+) -> list[list[SampledCompletion]]:
+    """Per prompt, seeing `images`: `config.eval.samples` completions at temperature 1, or the greedy one."""
+    indices = tuple(range(config.eval.samples)) if decoding == SAMPLED else (0,)
+    return sample(
+        policy,
+        [
+            SampleRequest(prompt=prompt, images=own, indices=indices)
+            for prompt, own in zip(prompts, images, strict=True)
+        ],
+        temperature=1.0,
+        top_p=1.0,
+        max_new_tokens=config.rollout.max_new_tokens,
+        batch_rows=config.rollout.batch_rows,
+        noise=noise_source(config.seed, "evaluation", 0) if decoding == SAMPLED else None,
+    )
 
 
 def _row(
@@ -142,9 +163,28 @@ def first_problems(problems: ProblemSet, count: int) -> list[Problem]:
     return [problems[i] for i in range(min(count, len(problems)) if count else len(problems))]
 
 
+def check_model_folder(path: str) -> None:
+    """Raise ValueError where `path` is the folder of a run, whose policy lies one level below."""
+    model = Path(path) / MODEL_FOLDER
+    if (Path(path) / STATUS_FILE).is_file() and not (Path(path) / "model.safetensors").exists():
+        cure = (
+            f"evaluate its policy: --model {model}" if model.is_dir() else "it has no model yet: finish the run first"
+        )
+        raise ValueError(f"model {path!r} is the folder of a run, not of a policy; {cure}")
+
+
+def write_rows(rows: Sequence[dict[str, Any]], out: str) -> None:
+    """Write rows of the `eval` table to the parquet file `out`, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=ARROW_SCHEMAS["eval"]), sink)
+    write_atomically(Path(out), sink.getvalue().to_pybytes())
+    print(f"completions: {out}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     settings = checked_command_line(EvaluateConfig, arguments, prog="python -m saei.evaluate")
     with bad_input():
+        check_model_folder(settings.model)
         config = Config(
             seed=settings.seed,
             threads=settings.threads,
@@ -164,10 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in scores(rows).items():
         print(f"{name:<32} {value:.4f}")
     if settings.out:
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMAS["eval"]), sink)
-        write_atomically(Path(settings.out), sink.getvalue().to_pybytes())
-        print(f"completions: {settings.out}")
+        write_rows(rows, settings.out)
     return 0
 
 
