@@ -10,7 +10,9 @@ from torch import nn
 from saei.config import SelectConfig, ViewConfig
 from saei.types import to_bytes, to_unit
 from saei.views import VIEWS, ViewContext, check_budget
-from saei.views.egas import climb, egas, entropy_gradients, sequence_mean, token_mean
+from saei.views.climb import image_gradients
+from saei.views.egas import climb_entropy, egas
+from saei.views.objective import problem_objectives, sequence_mean, token_mean
 from tests.views_toy import entropy_of, make_context, random_images, random_policy
 
 ALL = SelectConfig(rule="all")
@@ -26,7 +28,7 @@ def random_context(problems: int = 3, *, pixels_seed: int = 0, **settings) -> tu
 
 
 def signed_levels(context: ViewContext, images) -> list[torch.Tensor]:
-    return [m[0].int() - c[0].int() for c, m in zip(context.images, images, strict=True)]
+    return [m[0][0].int() - c[0].int() for c, m in zip(context.images, images, strict=True)]
 
 
 # ---- worked numbers (methods.md 13.2) -------------------------------------------------------------------------------
@@ -56,8 +58,12 @@ def worked_context(**settings) -> ViewContext:
 def test_the_gradient_of_the_worked_example(select, expected):
     context = worked_context(select=select)
     images = [[to_unit(image) for image in group] for group in context.images]
-    _, kept, _ = climb(context, images)
-    ((gradient,),) = entropy_gradients(context, images, kept)
+    _, kept, _ = climb_entropy(context, images)
+
+    def objective(leaves):
+        return problem_objectives(context, context.token_entropy(leaves, context.completions, kept), kept)
+
+    ((gradient,),) = image_gradients(objective, images)
     assert gradient[0, 0].tolist() == pytest.approx(expected, abs=5e-5)
     assert not gradient[1:].any()
 
@@ -74,7 +80,7 @@ def test_one_step_of_the_worked_example_is_on_the_ledger(select, direction, befo
     context = worked_context(select=select, view=ViewConfig(direction=direction))
     result = egas(context)
     (row,) = result.ledger
-    assert (result.images[0][0].int() - context.images[0][0].int())[0, 0].tolist() == levels
+    assert (result.images[0][0][0].int() - context.images[0][0].int())[0, 0].tolist() == levels
     assert row.entropy_before == pytest.approx(before, abs=1e-6)
     assert row.entropy_after == pytest.approx(after, abs=1e-6)
     assert row.tokens_kept == (1 if select.rule == "band" else 3) and row.tokens_total == 3
@@ -122,11 +128,11 @@ def test_the_iterates_are_those_of_torchattacks_pgd(steps, step, epsilon):
     )
     clean = torch.stack([to_unit(group[0]) for group in images])
     theirs = attack(clean, torch.zeros(4, dtype=torch.long))
-    climbs, _, _ = climb(context, [[image] for image in clean])
+    climbs, _, _ = climb_entropy(context, [[image] for image in clean])
     ours = torch.stack([state.images[0] for state in climbs])
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
     for mine, other in zip(egas(context).images, theirs, strict=True):
-        assert torch.equal(mine[0], to_bytes(other))
+        assert torch.equal(mine[0][0], to_bytes(other))
 
 
 # ---- what an attack must do -----------------------------------------------------------------------------------------
@@ -145,7 +151,7 @@ def test_no_parameter_gets_a_gradient():
     result = egas(context)
     assert all(row.moved for row in result.ledger)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in heads.parameters())
-    assert not any(image.requires_grad for image in result.images[0])
+    assert not any(image.requires_grad for image in result.images[0][0])
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 8])
@@ -168,7 +174,7 @@ def test_the_moved_image_stays_in_the_ball_and_in_range(step, count, epsilon, di
     context = make_context(policy.token_entropy, random_images(4, low=0, high=256), [TEXTS] * 4, view=view)
     allowed = step * count if epsilon is None else min(epsilon, step * count)
     result = egas(context)
-    for clean, moved, row in zip(context.images, result.images, result.ledger, strict=True):
+    for clean, (moved,), row in zip(context.images, result.images, result.ledger, strict=True):
         check_budget(clean, moved, allowed)
         assert 0 < (moved[0].int() - clean[0].int()).abs().max() <= allowed
         assert moved[0].dtype == torch.uint8 and row.linf <= allowed / 255 and row.moved
@@ -178,7 +184,7 @@ def test_steps_cut_by_the_border_or_the_ball_are_counted():
     policy = random_policy(48)
     black = [(torch.zeros(3, 4, 4, dtype=torch.uint8),)]
     context = make_context(policy.token_entropy, black, [TEXTS])
-    (row,), (image,) = egas(context).ledger, egas(context).images
+    (row,), ((image,),) = egas(context).ledger, egas(context).images
     # a step below 0 is cut whole, one above stays: the two shares are complements
     assert row.touched_share == int((image[0] > 0).sum()) / 48
     assert row.clipped_share == pytest.approx(1 - row.touched_share) and 0.2 < row.clipped_share < 0.8
@@ -195,8 +201,8 @@ def test_steps_cut_by_the_border_or_the_ball_are_counted():
 def test_step_0_or_no_iteration_returns_the_images_bit_for_bit_without_a_backward_pass(view, name):
     policy = random_policy(48)
     images = random_images(3, low=0, high=256)
-    result = VIEWS[name](make_context(policy.token_entropy, images, [TEXTS] * 3, view=view))
-    assert all(torch.equal(moved[0], clean[0]) for moved, clean in zip(result.images, images, strict=True))
+    result = VIEWS[name].make(make_context(policy.token_entropy, images, [TEXTS] * 3, view=view))
+    assert all(torch.equal(moved[0][0], clean[0]) for moved, clean in zip(result.images, images, strict=True))
     assert policy.grad_calls == 0
     for row in result.ledger:
         assert not row.moved and row.linf == row.l2 == row.touched_share == 0
@@ -222,7 +228,7 @@ def test_a_problem_does_not_depend_on_its_batch_mates():
         alone = egas(
             make_context(policy.token_entropy, [images[i]], [TEXTS], view=view, select=select, names=[names[i]])
         )
-        assert torch.equal(alone.images[0][0], together.images[i][0])
+        assert torch.equal(alone.images[0][0][0], together.images[i][0][0])
         assert alone.ledger[0] == together.ledger[i]
 
 
@@ -234,7 +240,7 @@ def test_the_scale_of_the_entropy_and_duplicated_completions_do_not_matter():
     policy.scale = 7.0
     scaled = egas(make_context(policy.token_entropy, images, [TEXTS] * 4))
     for one, two, three in zip(plain.images, twice.images, scaled.images, strict=True):
-        assert torch.equal(one[0], two[0]) and torch.equal(one[0], three[0])
+        assert torch.equal(one[0][0], two[0][0]) and torch.equal(one[0][0], three[0][0])
 
 
 def test_token_mean_and_sequence_mean_move_some_pixel_differently():
@@ -242,13 +248,13 @@ def test_token_mean_and_sequence_mean_move_some_pixel_differently():
         egas(random_context(4, select=ALL, view=ViewConfig(objective=objective))[0]).images
         for objective in ("sequence_mean", "token_mean")
     ]
-    assert any(not torch.equal(a[0], b[0]) for a, b in zip(*images, strict=True))
+    assert any(not torch.equal(a[0][0], b[0][0]) for a, b in zip(*images, strict=True))
 
 
 def test_tokens_that_were_not_kept_do_not_steer_the_attack():
     # by hand: the gradient of the kept tokens alone, on the clean image
     context, heads = random_context(1)
-    ((moved,),) = egas(context).images
+    (((moved,),),) = egas(context).images
     pixels = to_unit(context.images[0][0]).requires_grad_()
     means = []
     for text in TEXTS:
@@ -269,7 +275,7 @@ def test_refreshing_the_choice_each_iteration_changes_what_later_steps_climb():
         context = make_context(policy.token_entropy, random_images(6), [TEXTS] * 6, view=views, select=select)
         runs[refresh] = egas(context), policy
     once, each = runs["once"][0], runs["each_iteration"][0]
-    assert any(not torch.equal(a[0], b[0]) for a, b in zip(once.images, each.images, strict=True))
+    assert any(not torch.equal(a[0][0], b[0][0]) for a, b in zip(once.images, each.images, strict=True))
     # the ledger compares the tokens chosen on the clean image, whichever way
     assert [row.entropy_before for row in once.ledger] == [row.entropy_before for row in each.ledger]
     # plain forwards: choice on the clean image and the ledger's, and one for each later iteration
@@ -281,7 +287,7 @@ def test_at_one_iteration_refresh_has_no_effect():
     images = [
         egas(random_context(select=SelectConfig(refresh=refresh))[0]).images for refresh in ("once", "each_iteration")
     ]
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(*images, strict=True))
+    assert all(torch.equal(a[0][0], b[0][0]) for a, b in zip(*images, strict=True))
 
 
 # ---- problems without a usable gradient -----------------------------------------------------------------------------
@@ -306,12 +312,12 @@ def damaged_context(damage: float) -> tuple[ViewContext, ViewContext]:
 def test_a_zero_or_non_finite_gradient_leaves_that_problem_clean_and_counted_and_the_others_alone(damage):
     damaged, intact = damaged_context(damage)
     result, reference = egas(damaged), egas(intact)
-    assert torch.equal(result.images[1][0], damaged.images[1][0])
+    assert torch.equal(result.images[1][0][0], damaged.images[1][0])
     row = result.ledger[1]
     assert not row.moved and row.linf == 0 and row.entropy_after == row.entropy_before
     assert row.zero_gradient_share == 1 if damage == 0 else math.isnan(row.zero_gradient_share)
     for i in (0, 2):
-        assert torch.equal(result.images[i][0], reference.images[i][0])
+        assert torch.equal(result.images[i][0][0], reference.images[i][0][0])
         assert result.ledger[i] == reference.ledger[i] and result.ledger[i].moved
 
 
@@ -322,7 +328,7 @@ def test_entropies_that_do_not_depend_on_the_image_leave_it_clean():
     ]
     context = make_context(constant, random_images(2), [TEXTS] * 2)
     result = egas(context)
-    assert all(torch.equal(m[0], c[0]) for m, c in zip(result.images, context.images, strict=True))
+    assert all(torch.equal(m[0][0], c[0]) for m, c in zip(result.images, context.images, strict=True))
     assert [(row.moved, row.zero_gradient_share) for row in result.ledger] == [(False, 1.0)] * 2
 
 
@@ -335,7 +341,9 @@ def test_all_images_of_a_problem_are_moved_and_their_norms_joined():
     )
     context = make_context(random_policy(48).token_entropy, [group], [TEXTS])
     result = egas(context)
-    assert all((m.int() - c.int()).abs().unique().tolist() == [2] for m, c in zip(result.images[0], group, strict=True))
+    assert all(
+        (m.int() - c.int()).abs().unique().tolist() == [2] for m, c in zip(result.images[0][0], group, strict=True)
+    )
     assert result.ledger[0].l2 == pytest.approx(2 * math.sqrt(48) / 255)
     assert result.ledger[0].linf == 2 / 255
 
@@ -352,13 +360,13 @@ def test_group_scope_with_a_completion_that_keeps_no_token_still_moves_the_image
 def test_an_attack_without_earlier_completions_is_refused(name):
     context = make_context(random_policy(48).token_entropy, random_images(1), [[]])
     with pytest.raises(ValueError, match=r"p0 has no earlier completion .* must start with clean"):
-        VIEWS[name](context)
+        VIEWS[name].make(context)
 
 
 def test_the_clean_view_copies_and_writes_no_ledger():
     context, _ = random_context()
-    result = VIEWS["clean"](context)
-    assert result.images is context.images and not result.ledger
+    result = VIEWS["clean"].make(context)
+    assert [list(entry) for entry in result.images] == [[images] for images in context.images] and not result.ledger
 
 
 def test_the_budget_check_refuses_one_level_too_many_and_a_changed_size():

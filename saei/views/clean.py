@@ -6,4 +6,4 @@ from saei.views.context import ViewContext
 
 def clean(context: ViewContext) -> ViewResult:
     """The images as they are; no ledger."""
-    return ViewResult(images=context.images)
+    return ViewResult(images=[[images] for images in context.images])

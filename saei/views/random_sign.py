@@ -1,7 +1,7 @@
 """The control for EgAS: its own applied perturbation with the sign of every pixel channel drawn at random.
 
 Same mask and same size at every pixel, so L-infinity, L2 and the touched set are EgAS's; what is left out is the
-direction. Gaussian noise of the same L2 norm would touch other pixels and would not be comparable.
+direction. Gaussian noise of the same L2 norm (view `gaussian`) touches other pixels.
 """
 
 from dataclasses import replace
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from saei.types import ViewResult
 from saei.views.context import ViewContext
-from saei.views.egas import attack, ledger
+from saei.views.egas import attack
+from saei.views.ledger import attack_result
+from saei.views.responses import each_response
 
 
+@each_response
 def random_sign(context: ViewContext) -> ViewResult:
     """EgAS, then a random sign for each pixel channel that it moved. The ledger is that of the flipped images.
 
@@ -27,11 +30,11 @@ def random_sign(context: ViewContext) -> ViewResult:
         pairs = [flip_signs(c, m, generator) for c, m in zip(clean, moved, strict=True)]
         flipped.append(tuple(image for image, _ in pairs))
         held.append(sum(count for _, count in pairs) / sum(image.numel() for image in clean))
-    rows = ledger(context, attacked, flipped, view="random_sign")
-    return ViewResult(
-        images=flipped,
-        ledger=[replace(row, clipped_share=row.clipped_share + share) for row, share in zip(rows, held, strict=True)],
-    )
+    result = attack_result(context, attacked, flipped, view="random_sign", control=True)
+    rows = [
+        replace(row, clipped_share=row.clipped_share + share) for row, share in zip(result.ledger, held, strict=True)
+    ]
+    return replace(result, ledger=rows)
 
 
 def flip_signs(
