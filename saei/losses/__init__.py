@@ -13,18 +13,40 @@ from torch import Tensor
 
 from saei.config import LossConfig
 from saei.losses.aggregate import AGGREGATIONS
+from saei.losses.cispo import cispo
+from saei.losses.clip_cov import clip_cov, pick_clip_cov
 from saei.losses.grpo import grpo
+from saei.losses.gspo import gspo
 from saei.losses.inputs import Denominator, LossInputs, keep_masked
 from saei.losses.kl import KL_ESTIMATORS
+from saei.losses.kl_cov import kl_cov, pick_kl_cov
+from saei.losses.papo import papo
 from saei.losses.policy_loss import LOG_RATIO_LIMIT, PolicyLoss
+from saei.losses.sent import pick_sent_paper, pick_sent_v1, pick_sent_v2, sent, sent_v1
 
 Loss = Callable[[LossInputs, LossConfig], PolicyLoss]
 Pick = Callable[[LossInputs, LossConfig, torch.Generator], Int[Tensor, "rollouts tokens"]]
 
-LOSSES: dict[str, Loss] = {"grpo": grpo}
+LOSSES: dict[str, Loss] = {
+    "grpo": grpo,
+    "gspo": gspo,
+    "cispo": cispo,
+    "kl_cov": kl_cov,
+    "clip_cov": clip_cov,
+    "sent_v1": sent_v1,
+    "sent_v2": sent,
+    "sent_paper": sent,
+    "papo": papo,
+}
 """`loss.name` -> loss of every token."""
 
-PICKS: dict[str, Pick] = {}
+PICKS: dict[str, Pick] = {
+    "kl_cov": pick_kl_cov,
+    "clip_cov": pick_clip_cov,
+    "sent_v1": pick_sent_v1,
+    "sent_v2": pick_sent_v2,
+    "sent_paper": pick_sent_paper,
+}
 """`loss.name` -> which tokens it treats apart, given a whole batch (of `loss.pick_scope`) without gradient."""
 
 __all__ = ["AGGREGATIONS", "KL_ESTIMATORS", "LOSSES", "PICKS", "Denominator", "Loss", "LossInputs", "total_loss"]
