@@ -88,6 +88,16 @@ def test_covariance_of_the_toy_batch():
     assert got[~MASK].tolist() == [0.0, 0.0]
 
 
+def test_covariance_over_some_tokens_takes_both_means_over_them():
+    # SENT's L, without the entropies 2.10 and 1.70: mean A = (4 - 2) / 6, mean logprob = -3.05 / 6 = -.508333
+    low = MASK & (ENTROPY < 1.5)
+    # first token: 2/3 * (-.10 + .508333) = .272222; last: -4/3 * (-.90 + .508333) = .522222
+    expected = [0.272222, -0.461111, 0.005556, 0.305556, -0.277778, 0.522222]
+    got = token_covariance(TOY, low)
+    torch.testing.assert_close(got[low], torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert (got[~low] == 0).all()
+
+
 def test_kl_cov_on_the_toy_batch():
     # unclipped -.294864; the largest covariance is row 2's third token, |logprob - old| = .1: + .1 / 8
     assert toy_loss(name="kl_cov", token_share=0.002, penalty=1.0) == pytest.approx(-0.282364, abs=1e-6)
