@@ -22,6 +22,7 @@ import torch
 from saei.cli import bad_input, checked_command_line, run_main
 from saei.config import Config, DataConfig, EvalConfig, ModelConfig, RewardConfig, RolloutConfig
 from saei.data import ProblemSet, load_problems
+from saei.data.transfer import transfer_sets as transfer_sets
 from saei.metrics import storable
 from saei.policy import Policy, load_policy
 from saei.recorder import ARROW_SCHEMAS, write_atomically
@@ -151,6 +152,17 @@ def scores(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         result[f"{split}/entropy"] = sum(row["entropy"] * row["tokens"] for row in sampled) / tokens
         result[f"{split}/length"] = tokens / len(sampled)
     return result
+
+
+def evaluation_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each (step, split, decoding) of the `eval` table, in order: mean accuracy over its completions."""
+    found: dict[tuple[int, str, str], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["step"], row["split"], row["decoding"]), []).append(row["accuracy"])
+    return [
+        {"step": step, "split": split, "decoding": decoding, "accuracy": float(np.mean(values))}
+        for (step, split, decoding), values in found.items()
+    ]
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

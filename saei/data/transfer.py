@@ -10,9 +10,9 @@ from saei.data import SOURCES, fingerprint, load_problems
 def transfer_sets(config: Config) -> dict[str, tuple[DataConfig, str]]:
     """Name in the tables -> where its problems are: `load_problems(data, split)`.
 
-    The name is `source/split`, or `folder/split` for the local source. The problem counts are `eval.shifted_problems`
-    each; images and prompts are made with the run's own limits and texts. Raises ValueError, in a sentence, for a
-    source, split or folder that is not there, for two sets of one name, and where no problem would be evaluated.
+    The name is `source/split`, or `folder/split` for the local source; images and prompts are made with the run's own
+    limits and texts. Raises ValueError, in a sentence, for a source, split or folder that is not there or cannot be
+    read, and for two sets of one name.
     """
     sets: dict[str, tuple[DataConfig, str]] = {}
     for entry in config.eval.transfer:
@@ -20,11 +20,6 @@ def transfer_sets(config: Config) -> dict[str, tuple[DataConfig, str]]:
         if name in sets:
             raise ValueError(f"eval.transfer: {entry!r} is the second set called {name}; leave one of them out")
         sets[name] = data, split
-    if sets and not config.eval.shifted_problems:
-        raise ValueError(
-            "eval.transfer names test sets, but eval.shifted_problems (problems of each) is 0: raise it, or leave "
-            "eval.transfer out"
-        )
     return sets
 
 
