@@ -41,6 +41,19 @@ class ToyPolicy:
             result.append(row)
         return result
 
+    def token_logprobs(
+        self, images: Sequence[Sequence[Tensor]], completions: Sequence[Sequence[Sequence[int]]], kept
+    ) -> list[list[Tensor]]:
+        """Every token was sampled as class 0 of its head."""
+        assert kept is None, "nothing asks for the log-probs of some tokens only"
+        return [
+            [
+                torch.stack([self.heads[t](torch.cat([i.flatten() for i in group])).log_softmax(-1)[0] for t in text])
+                for text in texts
+            ]
+            for group, texts in zip(images, completions, strict=True)
+        ]
+
 
 def random_policy(
     pixels: int, *, tokens: int = 9, vocabulary: int = 5, seed: int = 0, spread: float = 3.0
@@ -68,6 +81,7 @@ def make_context(
     select: SelectConfig | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    **more,
 ) -> ViewContext:
     return ViewContext(
         problem_ids=tuple(names or (f"p{i}" for i in range(len(images)))),
@@ -77,4 +91,5 @@ def make_context(
         view=view or ViewConfig(),
         select=select or SelectConfig(),
         generator=lambda purpose, problem_id: torch_generator(seed, purpose, 0, problem_id),
+        **more,
     )
