@@ -1,9 +1,10 @@
 """Checkpoints: what is needed so that "interrupted and resumed" equals "straight through", bit for bit on CPU.
 
-A checkpoint is a folder `checkpoints/step-000025` with the weights, the optimizer and the counters; it is made under
-another name and renamed when complete, so a folder with that name is whole. No RNG state is stored because there is
-none: every draw is a function of (seed, purpose, step, ...), and the data cursor is the step. Weights are loaded
-strictly and their checksum is compared, because a lenient load of Qwen2.5-VL restores nothing and says so nowhere.
+A checkpoint is a folder `checkpoints/step-000025` with the weights, the optimizer, the counters and the controllers'
+memory; it is made under another name and renamed when complete, so a folder with that name is whole. No RNG state is
+stored because there is none: every draw is a function of (seed, purpose, step, ...), and the data cursor is the step.
+Weights are loaded strictly and their checksum is compared, because a lenient load of Qwen2.5-VL restores nothing and
+says so nowhere.
 """
 
 import json
@@ -12,6 +13,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,12 +25,15 @@ _FOLDER = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
-    """Where the run is: `step` steps and `updates` optimizer updates are done; `checksum` is of the weights."""
+    """Where the run is: `step` steps and `updates` optimizer updates are done; `checksum` is of the weights, `state`
+    what the controllers remember (`RunState`).
+    """
 
     trial_id: str
     step: int
     updates: int
     checksum: str
+    state: dict[str, Any]
 
 
 class CheckpointError(RuntimeError):

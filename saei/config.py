@@ -109,6 +109,17 @@ class Config:
         )
         self._check_score_views()
         require(
+            self.policy_select.weights == "old"
+            or self.policy_select.denominator == "all"
+            or self.loss.agg_scope == "micro",
+            "policy_select.weights current knows how many tokens it selects only within a micro-batch: set "
+            "loss.agg_scope micro, or policy_select.denominator all",
+        )
+        require(
+            self.select.rule != "quantile" or self.select.score == "entropy",
+            f"select.rule quantile runs over entropies, got select.score {self.select.score}",
+        )
+        require(
             self.loss.name not in ONE_UPDATE_IS_INERT or self.optim.updates_per_step > 1,
             f"loss.name {self.loss.name} acts on importance ratios, which are all 1 with optim.updates_per_step 1: it "
             "would be another method under its name; use at least 2 (recipes: 4)",

@@ -11,6 +11,7 @@ from typing import Any
 
 from saei.config import Config, content_hash, identity
 from saei.data import fingerprint
+from saei.data.transfer import transfer_fingerprints
 from saei.schema import SCHEMA_VERSION
 from saei.tiny import model_dir
 
@@ -53,6 +54,7 @@ def trial_identity(config: Config) -> dict[str, Any]:
     settings["data"]["path"] = ""  # the fingerprint below is of what lies there
     if model_folder(config.model.path) is not None and config.model.path != "tiny":
         settings["model"]["path"] = ""  # the same for its weights; "tiny" and a hub id are names, not places
+    settings["eval"]["transfer"] = transfer_fingerprints(config)
     return {
         "settings": settings,
         "data": fingerprint(config.data),

@@ -12,65 +12,87 @@ from typing import Any
 import numpy as np
 
 from saei.clock import Clock
-from saei.reward import GRADE_FAILURES, Grade
+from saei.evidence import Evidence
+from saei.reward import GRADE_FAILURES
+from saei.rollout import GroupsInProgress, Key
 from saei.schema import BANDS, STEPS
 from saei.select import bands
-from saei.types import AttackRow, Group, TokenScores
+from saei.types import AttackRow, Rollout
 from saei.update import UpdateResult
 
 NAN = math.nan
-Key = tuple[str, int]
+ROLLOUT_MEANS = ("entropy", "nll", "sampler_nll", "removed_mass")
+"""Columns of `rollouts` that are means over the completion's own tokens."""
+MATCH_TOLERANCE = 0.02
+"""A control whose L2 is further than this from EgAS's own is not the control it claims to be, and is counted."""
 
 
 def rollout_facts(
-    groups: Sequence[Group],
-    grades: dict[Key, Grade],
-    rewards: dict[Key, float],
+    progress: GroupsInProgress,
     advantages: dict[Key, float],
-    old: dict[Key, TokenScores],
+    evidence: dict[Key, Evidence],
     updates: Sequence[UpdateResult],
 ) -> list[dict[str, Any]]:
-    """One dict per completion: what it was, and sums over its tokens. All other rows are aggregated from these."""
+    """One dict per completion: what it was, and sums over its tokens. All other rows are aggregated from these.
+
+    Completions of groups that the filter dropped have no log-probs on the training image and lack those sums.
+    """
     facts: list[dict[str, Any]] = []
     sums = {key: values for update in updates for key, values in update.sums.items()}
-    for group in groups:
+    for group in progress.groups():
         for rollout in group.rollouts:
-            score = old[rollout.key]
-            entropy, band = score.entropy, bands(score.entropy)
-            sampler = rollout.completion.sampler_logprobs.to(score.logprobs)
+            key = rollout.key
             row: dict[str, Any] = {
                 "rollout": rollout,
                 "problem": group.problem,
-                "grade": grades[rollout.key],
+                "grade": progress.grades[key],
                 "view": rollout.view,
                 "tokens": len(rollout.token_ids),
-                "reward": rewards[rollout.key],
-                "advantage": advantages[rollout.key],
-                "entropy": entropy.sum().item(),
-                "entropy_t1": score.entropy_t1.sum().item(),
+                "reward": progress.rewards[key],
+                "overlong_penalty": progress.penalties[key],
+                "advantage": advantages.get(key, NAN),
+                "trained": key in evidence,
                 "entropy_sampled_image": rollout.completion.sampler_entropy.sum().item(),
-                "nll": -score.logprobs.sum().item(),
-                "sampler_nll": -sampler.sum().item(),
-                "view_gap": (sampler - score.logprobs).sum().item(),
+                "sampler_nll": -rollout.completion.sampler_logprobs.sum().item(),
                 "removed_mass": rollout.completion.removed_mass.sum().item(),
             }
-            for number, name in enumerate(BANDS):
-                row[f"entropy_{name}"] = entropy[band == number].sum().item()
-                row[f"tokens_{name}"] = int((band == number).sum())
-            facts.append(row | sums[rollout.key])
+            if key in evidence:
+                row |= {"control_coef": evidence[key].entropy_weight, **_token_sums(rollout, evidence[key])}
+                row |= sums.get(key, {})
+            facts.append(row)
     return facts
+
+
+def _token_sums(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
+    """Sums over the tokens of a trained completion, with the weights before the step's first update."""
+    score = evidence.old
+    entropy, band = score.entropy, bands(score.entropy)
+    sampler = rollout.completion.sampler_logprobs.to(score.logprobs)
+    row: dict[str, Any] = {
+        "entropy": entropy.sum().item(),
+        "entropy_t1": score.entropy_t1.sum().item(),
+        "nll": -score.logprobs.sum().item(),
+        "view_gap": (sampler - score.logprobs).sum().item(),
+    }
+    if evidence.pair is not None:
+        row["degenerate"] = float(evidence.degenerate)
+    for number, name in enumerate(BANDS):
+        row[f"entropy_{name}"] = entropy[band == number].sum().item()
+        row[f"tokens_{name}"] = int((band == number).sum())
+    return row
 
 
 def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The columns that `steps` and `views` share, over any set of completions."""
     tokens = sum(fact["tokens"] for fact in facts)
 
-    def per_token(name: str, count: int = tokens) -> float:
-        known = [fact[name] for fact in facts if name in fact]
-        return sum(known) / count if count and known else NAN
+    def per_token(name: str, counted: str = "tokens") -> float:
+        known = [(fact[name], fact[counted]) for fact in facts if name in fact]
+        count = sum(tokens for _, tokens in known)
+        return sum(value for value, _ in known) / count if count else NAN
 
     def per_completion(values: list[Any]) -> float:
-        return float(np.mean(values))
+        return float(np.mean(values)) if values else NAN
 
     by_group: dict[str, list[dict[str, Any]]] = {}
     for fact in facts:
@@ -85,7 +107,7 @@ def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "entropy_t1": per_token("entropy_t1"),
         "entropy_sampled_image": per_token("entropy_sampled_image"),
         "nll": per_token("nll"),
-        **{f"entropy_{name}": per_token(f"entropy_{name}", _total(facts, f"tokens_{name}")) for name in BANDS},
+        **{f"entropy_{name}": per_token(f"entropy_{name}", f"tokens_{name}") for name in BANDS},
         "completion_length": tokens / len(facts),
         "truncated_share": per_completion([not fact["rollout"].completion.finished for fact in facts]),
         "zero_signal_share": float(np.mean(equal_reward)),
@@ -93,7 +115,14 @@ def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "unique_answers": float(
             np.mean([len({fact["grade"].answer for fact in group}) for group in by_group.values()])
         ),
-        "advantage_mean": per_completion([fact["advantage"] for fact in facts]),
+        "overlong_penalty": per_completion([fact["overlong_penalty"] for fact in facts]),
+        "groups_sampled": len(by_group),
+        "groups_trained": len({fact["problem"].problem_id for fact in facts if fact["trained"]}),
+        "advantage_mean": per_completion([fact["advantage"] for fact in facts if fact["trained"]]),
+        "control_coef": per_completion([fact["control_coef"] for fact in facts if fact["trained"]]),
+        "selected_share": per_token("selected"),
+        "picked_share": per_token("picked"),
+        "score_degenerate_share": per_completion([fact["degenerate"] for fact in facts if "degenerate" in fact]),
         "clip_low_share": per_token("clip_low"),
         "clip_high_share": per_token("clip_high"),
         "kl": per_token("kl"),
@@ -103,10 +132,6 @@ def summarise(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "grade_failure_share": per_completion([fact["grade"].status in GRADE_FAILURES for fact in facts]),
         "tokens_generated": tokens,
     }
-
-
-def _total(facts: Sequence[dict[str, Any]], name: str) -> int:
-    return sum(fact[name] for fact in facts)
 
 
 def view_rows(step: int, facts: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -136,8 +161,9 @@ def rollout_rows(step: int, facts: Sequence[dict[str, Any]]) -> list[dict[str, A
             "reward_format": fact["grade"].format,
             "grade_status": fact["grade"].status,
             "advantage": fact["advantage"],
+            "trained": fact["trained"],
             "image_hash": fact["rollout"].image_hash,
-            **{name: fact[name] / fact["tokens"] for name in ("entropy", "nll", "sampler_nll", "removed_mass")},
+            **{name: fact.get(name, NAN) / fact["tokens"] for name in ROLLOUT_MEANS},
         }
         for fact in facts
     ]
@@ -156,10 +182,17 @@ def attack_rows(
 
 def attack_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The attack's columns of `steps`: means over problems; NaN where the plan has no attack."""
+    names = ("attack_gain", "attack_moved_share", "attack_linf", "attack_unmatched_share", "fresh_gain")
     if not rows:
-        return {"attack_gain": NAN, "attack_moved_share": NAN, "attack_linf": NAN, "fresh_gain": NAN}
+        return dict.fromkeys(names, NAN)
+    gains = [row["entropy_after"] - row["entropy_before"] for row in rows]
+    known = [gain for gain in gains if not math.isnan(gain)]
+    matched = [row["l2"] / row["l2_reference"] for row in rows if row["l2_reference"] > 0]
     return {
-        "attack_gain": float(np.mean([row["entropy_after"] - row["entropy_before"] for row in rows])),
+        "attack_gain": float(np.mean(known)) if known else NAN,
+        "attack_unmatched_share": float(np.mean([abs(ratio - 1) > MATCH_TOLERANCE for ratio in matched]))
+        if matched
+        else NAN,
         "attack_moved_share": float(np.mean([row["moved"] for row in rows])),
         "attack_linf": float(max(row["linf"] for row in rows)),
         "fresh_gain": float(np.mean([row["fresh_entropy_moved"] - row["fresh_entropy_clean"] for row in rows])),
@@ -170,25 +203,20 @@ def step_row(
     step: int,
     facts: Sequence[dict[str, Any]],
     attacks: Sequence[dict[str, Any]],
-    updates: Sequence[UpdateResult],
-    updates_done: int,
-    tokens_spent: tuple[int, int],
-    lr: float,
+    results: Sequence[UpdateResult],
     clock: Clock,
+    **known_already: Any,
 ) -> dict[str, Any]:
-    """The row of the `steps` table; `tokens_spent` = (forward only, forward and backward) token positions."""
+    """The row of the `steps` table; `known_already` holds the columns that are not computed here."""
     phases = [name for name in STEPS if name.startswith("time_") and name != "time_step"]
     known = {
         "step": step,
-        "updates": updates_done,
-        "lr": lr,
+        **known_already,
         **summarise(facts),
-        "loss": float(np.mean([update.loss for update in updates])),
-        "grad_norm": float(np.mean([update.grad_norm for update in updates])),
-        "skipped_updates": sum(update.skipped for update in updates),
+        "loss": float(np.mean([update.loss for update in results])) if results else NAN,
+        "grad_norm": float(np.mean([update.grad_norm for update in results])) if results else NAN,
+        "skipped_updates": sum(update.skipped for update in results),
         **attack_summary(attacks),
-        "tokens_forward": tokens_spent[0],
-        "tokens_backward": tokens_spent[1],
         **{phase: clock.seconds.get(phase.removeprefix("time_"), 0.0) for phase in phases},
         "time_step": clock.total(),
     }
@@ -198,3 +226,21 @@ def step_row(
 def storable(text: str) -> str:
     """Model text as parquet can hold it: lone surrogates become the replacement character."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def evaluation_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One dict per (step, split, decoding) of rows of the `eval` table: means of accuracy, format, entropy, tokens."""
+    pools: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        pools.setdefault((row["step"], row["split"], row["decoding"]), []).append(row)
+    return [
+        {
+            "step": step,
+            "split": split,
+            "decoding": decoding,
+            **{
+                name: float(np.mean([row[name] for row in own])) for name in ("accuracy", "format", "entropy", "tokens")
+            },
+        }
+        for (step, split, decoding), own in pools.items()
+    ]

@@ -1,5 +1,6 @@
 """The command line of the trainer: a preset, then every setting of the config tree by its dotted name."""
 
+import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +11,15 @@ from rich.table import Table
 from saei.advantage import ADVANTAGES
 from saei.cli import BadInput, checked_command_line
 from saei.config import Config
+from saei.control import CONTROLS
 from saei.data import SOURCES
+from saei.filters import GROUP_FILTERS
 from saei.losses import AGGREGATIONS, LOSSES
 from saei.presets import PRESETS, preset
+from saei.score_views import SCORE_VIEWS
 from saei.select import RULES
+from saei.shaping import SHAPINGS
+from saei.token_scores import SCORES
 from saei.views import VIEWS
 
 _ALIASES = {"--checkpoint-every": "--checkpoint.every"}
@@ -23,33 +29,43 @@ def check_names(config: Config) -> None:
     """Refuse names that are in no table. Raises BadInput naming the setting and what it may be."""
     named = [
         ("data.source", config.data.source, SOURCES),
+        ("filter.rule", config.filter.rule, GROUP_FILTERS),
         ("select.rule", config.select.rule, RULES),
+        ("select.score", config.select.score, SCORES),
+        ("policy_select.rule", config.policy_select.rule, RULES),
+        ("policy_select.score", config.policy_select.score, SCORES),
+        ("score.view", config.score.view, {"none": None, **SCORE_VIEWS}),
+        ("advantage.shaping", config.advantage.shaping, SHAPINGS),
+        ("control.rule", config.control.rule, CONTROLS),
         ("advantage.rule", config.advantage.rule, ADVANTAGES),
         ("loss.name", config.loss.name, LOSSES),
         ("loss.aggregation", config.loss.aggregation, AGGREGATIONS),
         *(("view.name or rollout.plan", entry.view, VIEWS) for entry in config.group_plan()),
+        *(("eval.attacks", name, VIEWS) for name in config.eval.attacks),
     ]
     for setting, value, table in named:
         if value not in table:
-            raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}")
+            near = difflib.get_close_matches(value, table, n=1, cutoff=0.5)
+            cure = f": did you mean {near[0]}?" if near else ""
+            raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}{cure}")
 
 
 def train_command_line(arguments: Sequence[str] | None = None) -> Config | None:
     """The config that the arguments ask for; None after `--list-presets`.
 
-    `--preset NAME` sets the defaults of all other settings, wherever it stands.
+    `--preset NAME` and `--flavour published` set the defaults of all other settings, wherever they stand.
     """
     words = [_unalias(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if "--list-presets" in words:
         list_presets()
         return None
     try:
-        default = preset(_preset_name(words))
+        default = preset(_value_of("--preset", words, Config().preset), _value_of("--flavour", words, "tiny"))
     except ValueError as error:
         raise BadInput(str(error)) from error
     config = checked_command_line(Config, words, prog="python -m saei.train", default=default)
     check_names(config)
-    return replace(config, preset=default.preset)
+    return replace(config, preset=default.preset, flavour=default.flavour)
 
 
 def _unalias(word: str) -> str:
@@ -57,15 +73,15 @@ def _unalias(word: str) -> str:
     return _ALIASES.get(name, name) + equals + value
 
 
-def _preset_name(words: Sequence[str]) -> str:
+def _value_of(flag: str, words: Sequence[str], default: str) -> str:
     for position, word in enumerate(words):
-        if word.startswith("--preset="):
+        if word.startswith(flag + "="):
             return word.partition("=")[2]
-        if word == "--preset":
+        if word == flag:
             if position + 1 == len(words):
-                raise BadInput("--preset needs a name; --list-presets shows all")
+                raise BadInput(f"{flag} needs a name; --list-presets shows all")
             return words[position + 1]
-    return Config().preset
+    return default
 
 
 def list_presets() -> None:

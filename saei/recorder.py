@@ -13,14 +13,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saei import schema
+from saei import control, schema, shaping
 from saei.config import Config, to_dict
 from saei.identity import trial_id, trial_identity
 
@@ -75,6 +75,15 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def reconstructions(config: Config) -> list[str]:
+    """What in these settings is our reconstruction of a method whose formulas are not known, in sentences."""
+    known = (
+        control.RECONSTRUCTIONS.get(config.control.rule),
+        shaping.RECONSTRUCTIONS.get(config.advantage.shaping),
+    )
+    return [sentence for sentence in known if sentence]
+
+
 class Recorder:
     """Writes one run directory. `open_part` starts a new step range; `add` and `flush` fill it.
 
@@ -108,6 +117,7 @@ class Recorder:
             "trial_id": self.trial_id,
             "config": to_dict(self.config),
             "identity": trial_identity(self.config),
+            "reconstructions": reconstructions(self.config),
         }
         write_json(self.folder / schema.CONFIG_FILE, tree)
         for name in (*schema.TABLES, schema.IMAGES_FOLDER, schema.CHECKPOINTS_FOLDER):
@@ -158,6 +168,31 @@ class Recorder:
         pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMAS[table]), sink, compression="zstd")
         name = f"part-{steps[0]:06d}-{steps[1]:06d}.parquet"
         write_atomically(self.folder / table / name, sink.getvalue().to_pybytes())
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """All rows of a table so far, in step order, without model text."""
+        columns = [column for column in schema.TABLES[table] if column != "text"]
+        written = [
+            row
+            for path in sorted((self.folder / table).glob("part-*.parquet"))
+            if path.name != self._part_name()
+            for row in pq.read_table(path, columns=columns).to_pylist()
+        ]
+        return written + [{column: row[column] for column in columns} for row in self._rows[table]]
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """The content of the JSON file `name` of the run directory; made, and written, only where it is not there."""
+        path = self.folder / name
+        if not path.exists():
+            write_json(path, {"content": make()})
+        return json.loads(path.read_text())["content"]
+
+    def alarms(self, alarms: list[dict[str, Any]]) -> None:
+        """Replace `alarms.json`."""
+        write_json(self.folder / schema.ALARMS_FILE, {"alarms": alarms})
+
+    def _part_name(self) -> str:
+        return f"part-{self._range[0]:06d}-{self._range[1]:06d}.parquet"
 
     def status(self, state: str, *, step: int, message: str = "", **values: Any) -> None:
         """Replace `status.json`: where the run is, for status commands; never a ledger."""

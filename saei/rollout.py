@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from saei.config import Config
+from saei.overlong import overlong_penalty
 from saei.policy import Policy
+from saei.reward import Grade, Scorer, check_failures
 from saei.sampler import sample
-from saei.seeding import torch_generator, uniforms
+from saei.seeding import uniforms
 from saei.types import (
     AttackRow,
     ByteImages,
@@ -25,27 +25,48 @@ from saei.types import (
     Rollout,
     SampledCompletion,
     SampleRequest,
-    ScoreRequest,
+    TextShift,
 )
-from saei.views import VIEWS, ViewContext, check_budget
 
 Noise = Callable[[str, int, int], np.ndarray]
+Key = tuple[str, int]
+"""(problem_id, index in the group): names one completion of a step."""
 
 
 @dataclass(slots=True)
 class GroupsInProgress:
-    """The groups of one step while their plan is carried out; lists are indexed by problem."""
+    """The groups of one step while their plan is carried out; lists are indexed by problem, dicts by completion.
 
-    problems: Sequence[Problem]
-    prompts: Sequence[Prompt]
-    rollouts: list[list[Rollout]]
-    images: dict[str, list[ByteImages]] = field(default_factory=dict)
+    `images[view][p]` holds one entry for all completions of problem p, or one for each of them.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    rollouts: list[list[Rollout]] = field(default_factory=list)
+    images: dict[str, list[Sequence[ByteImages]]] = field(default_factory=dict)
+    text_shifts: dict[str, list[TextShift | None]] = field(default_factory=dict)
     ledger: list[AttackRow] = field(default_factory=list)
+    grades: dict[Key, Grade] = field(default_factory=dict)
+    penalties: dict[Key, float] = field(default_factory=dict)
+    rewards: dict[Key, float] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, policy: Policy, problems: Sequence[Problem]) -> "GroupsInProgress":
         """Encode the problems once; no completion yet."""
-        return cls(problems, [policy.encode(problem) for problem in problems], [[] for _ in problems])
+        return cls(list(problems), [policy.encode(problem) for problem in problems], [[] for _ in problems])
+
+    def extend(self, other: "GroupsInProgress") -> None:
+        """Add the groups of `other`: further problems under the same plan."""
+        self.problems += other.problems
+        self.prompts += other.prompts
+        self.rollouts += other.rollouts
+        self.ledger += other.ledger
+        for mine, theirs in ((self.images, other.images), (self.text_shifts, other.text_shifts)):
+            for view, entries in theirs.items():
+                mine.setdefault(view, []).extend(entries)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for mine, theirs in ((self.grades, other.grades), (self.penalties, other.penalties)):
+            mine.update(theirs)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        self.rewards.update(other.rewards)
 
     def groups(self) -> list[Group]:
         return [
@@ -54,96 +75,110 @@ class GroupsInProgress:
         ]
 
 
-def make_view(policy: Policy, progress: GroupsInProgress, view: str, config: Config, step: int) -> None:
-    """Compute the images of `view` from what was sampled so far, a chunk of problems at a time; fill the ledger.
-
-    Chunks hold as many problems as one scoring pass has room for, so that the attack's memory does not grow with the
-    step. No parameter gets a gradient, and the L-infinity budget is checked here, not trusted.
-    """
-    allowed = _allowed_levels(config) if view != "clean" else 0.0
-    images: list[ByteImages] = []
-    with policy.frozen():
-        for chunk in _chunks(progress, config.optim.pack_tokens):
-            result = VIEWS[view](_context(policy, progress, chunk, config, step))
-            for position, moved in zip(chunk, result.images, strict=True):
-                check_budget(progress.prompts[position].images, moved, allowed)
-            images += result.images
-            progress.ledger += result.ledger
-    progress.images[view] = images
-
-
 def sample_view(policy: Policy, progress: GroupsInProgress, view: str, count: int, config: Config, step: int) -> None:
-    """Sample `count` more completions of every problem, seeing the images of `view`.
+    """Sample `count` more completions of every problem, seeing the input of `view`.
 
     The noise key is the completion's number in its group, without the view: arms of a sweep are paired.
     """
     first = len(progress.rollouts[0])
-    indices = tuple(range(first, first + count))
-    requests = [
-        SampleRequest(prompt=prompt, images=images, indices=indices)
-        for prompt, images in zip(progress.prompts, progress.images[view], strict=True)
+    requests = view_requests(progress, view, range(first, first + count))
+    sampled = _sample(policy, [r for group in requests for r in group], config, config.seed, "sampling", step)
+    answers = iter(zip([r for group in requests for r in group], sampled, strict=True))
+    for position, group in enumerate(requests):
+        for request, completions in (next(answers) for _ in group):
+            seen = hash_images(request.images, request.text_shift)
+            progress.rollouts[position] += [
+                Rollout(
+                    problem_id=request.prompt.problem_id,
+                    view=view,
+                    index=completion.index,
+                    completion=completion,
+                    text=policy.decode(completion.token_ids),
+                    images=request.images,
+                    image_hash=seen,
+                    text_shift=request.text_shift,
+                )
+                for completion in completions
+            ]
+
+
+def view_requests(progress: GroupsInProgress, view: str, indices: Sequence[int]) -> list[list[SampleRequest]]:
+    """Per problem: one request for all `indices`, or one for each where each has an image of its own."""
+    shifts = progress.text_shifts.get(view) or [None] * len(progress.prompts)
+    requests = []
+    for prompt, entries, shift in zip(progress.prompts, progress.images[view], shifts, strict=True):
+        shares = [tuple(indices)] if len(entries) == 1 else [(index,) for index in indices]
+        requests.append(
+            [
+                SampleRequest(prompt=prompt, images=images, indices=share, text_shift=shift)
+                for images, share in zip(entries, shares, strict=True)
+            ]
+        )
+    return requests
+
+
+def grade_view(scorer: Scorer, progress: GroupsInProgress, view: str, config: Config) -> None:
+    """Grade the completions of `view`. Raises GraderFailure when too many of them could not be graded."""
+    graded = [
+        (problem, rollout)
+        for problem, rollouts in zip(progress.problems, progress.rollouts, strict=True)
+        for rollout in rollouts
+        if rollout.view == view
     ]
-    sampled = _sample(policy, requests, config, noise_source(config.seed, "sampling", step))
-    for position, completions in enumerate(sampled):
-        images = progress.images[view][position]
-        image_hash = hash_images(images)
-        progress.rollouts[position] += [
-            Rollout(
-                problem_id=progress.prompts[position].problem_id,
-                view=view,
-                index=completion.index,
-                completion=completion,
-                text=policy.decode(completion.token_ids),
-                images=images,
-                image_hash=image_hash,
-            )
-            for completion in completions
-        ]
+    texts = [rollout.text for _, rollout in graded]
+    grades = scorer.grade(texts, [problem for problem, _ in graded])
+    check_failures(grades, texts, config.reward.max_failure_share)
+    for (_, rollout), grade in zip(graded, grades, strict=True):
+        penalty = overlong_penalty(
+            len(rollout.token_ids),
+            max_new_tokens=config.rollout.max_new_tokens,
+            buffer=config.reward.overlong_buffer,
+            penalty=config.reward.overlong_penalty,
+        )
+        progress.grades[rollout.key] = grade
+        progress.penalties[rollout.key] = penalty
+        progress.rewards[rollout.key] = scorer.reward(grade) - penalty
 
 
 def measure_fresh(
     policy: Policy, progress: GroupsInProgress, config: Config, step: int
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """(view, problem_id) -> token entropy of fresh completions on the clean and on the moved image, same noise.
+    """(view, problem_id) -> token entropy of fresh completions on the clean and on the moved input, same noise.
 
     The teacher-forced gain is measured on completions that were sampled before the image moved; this one is the
     entropy that sampling on the moved image really has (methods.md, pitfall 13). Empty except every
-    `record.fresh_every` steps, and where the plan has no attack.
+    `record.fresh_every` steps, and where no planned view has a ledger.
     """
     every = config.record.fresh_every
-    attacked = {row.view for row in progress.ledger}
-    if not attacked or every == 0 or step % every:
+    moved_views = {row.view for row in progress.ledger}
+    if not moved_views or every == 0 or step % every:
         return {}
     fresh: dict[tuple[str, str], tuple[float, float]] = {}
     for view, count in config.group_plan():
-        if view not in attacked:
+        if view not in moved_views:
             continue
-        clean = fresh_entropies(policy, progress, [prompt.images for prompt in progress.prompts], count, config, step)
-        moved = fresh_entropies(policy, progress, progress.images[view], count, config, step)
+        clean = fresh_entropies(policy, progress, "clean", count, config, step)
+        moved = fresh_entropies(policy, progress, view, count, config, step)
         for prompt, pair in zip(progress.prompts, zip(clean, moved, strict=True), strict=True):
             fresh[view, prompt.problem_id] = pair
     return fresh
 
 
 def fresh_entropies(
-    policy: Policy,
-    progress: GroupsInProgress,
-    images: Sequence[ByteImages],
-    count: int,
-    config: Config,
-    step: int,
+    policy: Policy, progress: GroupsInProgress, view: str, count: int, config: Config, step: int
 ) -> list[float]:
-    """Per problem: mean token entropy of `count` completions sampled on `images` with the noise of purpose "fresh"."""
-    requests = [
-        SampleRequest(prompt=prompt, images=seen, indices=tuple(range(count)))
-        for prompt, seen in zip(progress.prompts, images, strict=True)
-    ]
-    sampled = _sample(policy, requests, config, noise_source(config.seed, "fresh", step))
-    return [float(torch.cat([completion.sampler_entropy for completion in group]).mean()) for group in sampled]
+    """Per problem: mean token entropy of `count` completions sampled under `view` with the noise of purpose "fresh"."""
+    requests = view_requests(progress, view, range(count))
+    sampled = iter(_sample(policy, [r for group in requests for r in group], config, config.seed, "fresh", step))
+    means = []
+    for group in requests:
+        completions = [completion for _ in group for completion in next(sampled)]
+        means.append(float(torch.cat([completion.sampler_entropy for completion in completions]).mean()))
+    return means
 
 
 def _sample(
-    policy: Policy, requests: Sequence[SampleRequest], config: Config, noise: Noise
+    policy: Policy, requests: Sequence[SampleRequest], config: Config, seed: int, purpose: str, step: int
 ) -> list[list[SampledCompletion]]:
     rollout = config.rollout
     return sample(
@@ -153,7 +188,7 @@ def _sample(
         top_p=rollout.top_p,
         max_new_tokens=rollout.max_new_tokens,
         batch_rows=rollout.batch_rows,
-        noise=noise,
+        noise=noise_source(seed, purpose, step),
     )
 
 
@@ -162,68 +197,12 @@ def noise_source(seed: int, purpose: str, step: int) -> Noise:
     return lambda problem_id, index, length: uniforms(seed, purpose, step, problem_id, index, length)
 
 
-def hash_images(images: ByteImages) -> str:
-    """sha256 over sizes and 8-bit levels, 16 hex digits."""
+def hash_images(images: ByteImages, text_shift: TextShift | None = None) -> str:
+    """sha256 over sizes and 8-bit levels, and over the move of the text where there is one; 16 hex digits."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(repr(tuple(image.shape)).encode())
         digest.update(image.cpu().contiguous().numpy().tobytes())
+    if text_shift is not None:
+        digest.update(text_shift.detach().cpu().double().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _allowed_levels(config: Config) -> float:
-    """How far, in grey levels, the attack of these settings may move a pixel."""
-    reach = config.view.step_size * config.view.iterations
-    return reach if config.view.epsilon is None else min(reach, config.view.epsilon)
-
-
-def _chunks(progress: GroupsInProgress, pack_tokens: int) -> list[list[int]]:
-    """Problems, in order, grouped so that the packed tokens of a chunk stay near `pack_tokens`."""
-    chunks: list[list[int]] = []
-    used = 0
-    for position, prompt in enumerate(progress.prompts):
-        tokens = len(prompt.token_ids) + sum(len(rollout.token_ids) for rollout in progress.rollouts[position])
-        if not chunks or used + tokens > pack_tokens:
-            chunks.append([])
-            used = 0
-        chunks[-1].append(position)
-        used += tokens
-    return chunks
-
-
-def _context(
-    policy: Policy, progress: GroupsInProgress, chunk: Sequence[int], config: Config, step: int
-) -> ViewContext:
-    prompts = [progress.prompts[position] for position in chunk]
-
-    def token_entropy(
-        images: Sequence[Sequence[Float[Tensor, "3 _ _"]]],
-        completions: Sequence[Sequence[tuple[int, ...]]],
-        kept: Sequence[Sequence[Bool[Tensor, " _"]]] | None,
-    ) -> list[list[Float[Tensor, " _"]]]:
-        requests = [
-            ScoreRequest(
-                prompt=prompt,
-                images=tuple(seen),
-                completions=tuple(completions[i]),
-                kept=None if kept is None else tuple(kept[i]),
-            )
-            for i, (prompt, seen) in enumerate(zip(prompts, images, strict=True))
-        ]
-        scores = policy.score(
-            requests,
-            temperature=config.rollout.temperature,
-            pack_tokens=config.optim.pack_tokens,
-            entropy_grad=True,
-        )
-        return [[score.entropy for score in group] for group in scores]
-
-    return ViewContext(
-        problem_ids=tuple(prompt.problem_id for prompt in prompts),
-        images=tuple(prompt.images for prompt in prompts),
-        completions=tuple(tuple(rollout.token_ids for rollout in progress.rollouts[position]) for position in chunk),
-        token_entropy=token_entropy,
-        view=config.view,
-        select=config.select,
-        generator=lambda purpose, problem_id: torch_generator(config.seed, purpose, step, problem_id),
-    )

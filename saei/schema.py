@@ -18,6 +18,7 @@ MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 IMAGES_FOLDER = "images"
 ALARMS_FILE = "alarms.json"
+CURRICULUM_FILE = "curriculum.json"
 SWEEP_FILE = "sweep.json"
 
 # States in status.json; a run without DONE is not finished, whatever its status says.
@@ -61,7 +62,7 @@ STEPS: dict[str, str] = {
     "selected_share": "float64",  # completion tokens in the policy loss, over all updates of the step
     "picked_share": "float64",  # completion tokens that the loss's own pick treats apart
     "score_degenerate_share": "float64",  # completions whose score view changed nothing; NaN without a score view
-    "control_coef": "float64",  # coefficient of the entropy control in this step; 0 without one
+    "control_coef": "float64",  # coefficient of the entropy control, mean over completions; 0 without one
     "view_strength": "float64",  # schedule times back-off; NaN where no view changes the input
     "attack_gain": "float64",  # kept-token entropy, moved minus clean, same completions; NaN without an attack
     "attack_moved_share": "float64",

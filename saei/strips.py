@@ -15,12 +15,17 @@ _GAP = 4  # white pixels between the three pictures
 
 
 def save_strips(folder: Path, progress: GroupsInProgress, step: int, record: RecordConfig) -> None:
-    """Write `step-<step>-<view>-<problem>.png` for the step's first problems, if this step is recorded."""
+    """Write `step-<step>-<view>-<problem>.png` for the step's first problems, if this step is recorded.
+
+    The first image of the problem, and of its moved ones the first.
+    """
     if step % record.strips_every:
         return
     attacked = dict.fromkeys(row.view for row in progress.ledger)
     for view in attacked:
-        for prompt, moved in list(zip(progress.prompts, progress.images[view], strict=True))[: record.strips_per_step]:
+        for prompt, (moved, *_) in list(zip(progress.prompts, progress.images[view], strict=True))[
+            : record.strips_per_step
+        ]:
             name = f"step-{step:06d}-{view}-{quote(prompt.problem_id, safe='')}.png"
             Image.fromarray(strip(prompt.images[0], moved[0])).save(folder / name)
 

@@ -10,9 +10,9 @@ from the newest checkpoint, and seals the run with `DONE`.
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,35 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from saei import schema
+from saei.back_off import back_off
 from saei.checkpoint import Cursor, checkpoints, load_checkpoint, read_cursor, save_checkpoint
 from saei.cli import BadInput, bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
-from saei.credit import grade_groups, group_advantages
+from saei.credit import group_advantages, passing_groups, update_batches
+from saei.curriculum import curriculum_order
 from saei.data import ProblemSet, load_problems, shifted_splits
+from saei.data.transfer import transfer_sets
+from saei.detectors import detect
 from saei.environment import environment
 from saei.evaluate import evaluate_split, first_problems, scores
-from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, view_rows
+from saei.evidence import gather_evidence
+from saei.make_view import make_view
+from saei.metrics import attack_rows, evaluation_means, rollout_facts, rollout_rows, step_row, view_rows
 from saei.options import check_names, train_command_line
 from saei.order import problem_indices
 from saei.policy import Policy, load_policy
 from saei.recorder import Recorder, run_lock, write_json
+from saei.refill import refill_indices
 from saei.reward import Scorer
-from saei.rollout import GroupsInProgress, make_view, measure_fresh, sample_view
+from saei.robustness import evaluate_under_attacks
+from saei.rollout import GroupsInProgress, grade_view, measure_fresh, sample_view
+from saei.seeding import torch_generator
+from saei.state import RunState
+from saei.steer import attack_thresholds, remember, shown_strength, view_strength
 from saei.strips import save_strips
-from saei.types import Problem
-from saei.update import UpdateResult, learning_rate, score_rollouts, set_learning_rate, update_policy
+from saei.types import Group, Problem
+from saei.update import UpdateResult, learning_rate, set_learning_rate, update_policy
 
 
 @dataclass(slots=True)
@@ -51,58 +62,90 @@ class Run:
     scorer: Scorer
     recorder: Recorder
     updates: int = 0
+    state: RunState = field(default_factory=RunState)
 
 
-def train_step(run: Run, problems: Sequence[Problem], step: int) -> dict[str, Any]:
-    """One rollout batch with all its updates: the whole method, in order. Returns the row of the `steps` table."""
-    config, policy, clock = run.config, run.policy, Clock()
-    spent = policy.tokens_forward, policy.tokens_backward
+def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dict[str, Any]:
+    """One rollout batch with all its updates: the whole method, in order. Returns the row of the `steps` table.
 
-    # 1. Roll out the group plan. A later view may read the completions of earlier ones: EgAS moves the image up the
-    #    entropy of the tokens that TsEC selects from the clean completions.
-    progress = GroupsInProgress.begin(policy, problems)
-    for view, count in config.group_plan():
-        with clock("attack"):
-            make_view(policy, progress, view, config, step)
-        with clock("sample"):
-            sample_view(policy, progress, view, count, config, step)
-    groups = progress.groups()
+    `batches` are batches of problems; more than the first is asked for only while the group filter leaves too few.
+    """
+    config, policy, state, clock = run.config, run.policy, run.state, Clock()
+    start = policy.tokens_forward, policy.tokens_backward
+    strength = view_strength(config, step, state)
 
-    # 2. Reward every completion; its advantage is over its own group, all views together.
-    with clock("reward"):
-        grades = grade_groups(run.scorer, groups, config)
-        rewards = {key: run.scorer.reward(grade) for key, grade in grades.items()}
-        advantages = group_advantages(groups, rewards, config)
+    # 1. Roll out the group plan and reward every completion, until enough groups pass the filter.
+    progress = GroupsInProgress()
+    groups: list[Group] = []
+    for problems in batches:
+        progress.extend(roll_out(run, problems, step, strength, clock))
+        groups = passing_groups(progress, config)[: config.rollout.problems_per_step]
+        if len(groups) == config.rollout.problems_per_step:
+            break
 
-    # Now and then, measure the attack on fresh completions too: with the weights that it was aimed at.
+    # 2. A completion's advantage is over its own group, all views together.
+    advantages = group_advantages(groups, progress.rewards, config)
+
+    # Now and then, measure the views on fresh completions too: with the weights that they were aimed at.
+    before = policy.tokens_forward
     with clock("fresh"):
         fresh = measure_fresh(policy, progress, config, step)
+    measured = policy.tokens_forward - before
 
-    # 3. Old log-probs, with the weights before the step's first update, on the image that `loss.train_view` names.
+    # 3. With the weights before the step's first update, on the image that `loss.train_view` names: old log-probs, the
+    #    tokens that count, the entropy control's weights.
     with clock("old_logprobs"):
-        old = score_rollouts(policy, groups, config)
-        reference = score_rollouts(run.reference, groups, config) if run.reference else None
+        evidence = gather_evidence(policy, run.reference, groups, advantages, progress, config, step, state)
 
-    # 4. Update. The step's problems are split among its updates, so that later ones are off-policy and clip.
+    # 4. Update. The step's groups are split among its updates, so that later ones are off-policy and clip.
     with clock("update"):
         updates: list[UpdateResult] = []
         set_learning_rate(run.optimizer, learning_rate(step, config))
-        size = len(groups) // config.optim.updates_per_step
-        for first in range(0, len(groups), size):
-            part = groups[first : first + size]
-            updates.append(update_policy(policy, run.optimizer, part, advantages, old, reference, config))
+        for number, part in enumerate(update_batches(groups, config.optim.updates_per_step)):
+            generator = torch_generator(config.seed, "loss", step, number, device=str(policy.device))
+            updates.append(update_policy(policy, run.optimizer, part, evidence, config, generator, first=number == 0))
     run.updates += sum(not update.skipped for update in updates)
-    spent = policy.tokens_forward - spent[0], policy.tokens_backward - spent[1]
 
-    # 5. Record.
+    # 5. Record, and let the controllers learn from the step.
     with clock("record"):
-        facts = rollout_facts(groups, grades, rewards, advantages, old, updates)
+        facts = rollout_facts(progress, advantages, evidence, updates)
         attacks = attack_rows(step, progress.ledger, fresh)
         run.recorder.add("views", view_rows(step, facts, tuple(schema.VIEWS)))
         run.recorder.add("rollouts", rollout_rows(step, facts))
         run.recorder.add("attacks", attacks)
         save_strips(run.recorder.folder / schema.IMAGES_FOLDER, progress, step, config.record)
-    return step_row(step, facts, attacks, updates, run.updates, spent, learning_rate(step, config), clock)
+    row = step_row(
+        step,
+        facts,
+        attacks,
+        updates,
+        clock,
+        updates=run.updates,
+        lr=learning_rate(step, config),
+        view_strength=shown_strength(config, strength),
+        tokens_forward=policy.tokens_forward - start[0] - measured,
+        tokens_backward=policy.tokens_backward - start[1],
+    )
+    remember(state, row["entropy"], evidence, config)
+    return row
+
+
+def roll_out(run: Run, problems: Sequence[Problem], step: int, strength: float, clock: Clock) -> GroupsInProgress:
+    """The group plan for one batch of problems, in order, and the grade of every completion.
+
+    A later view may read the completions of earlier ones, and their rewards: an attack moves the image up the entropy
+    of the tokens that a selection rule keeps of them.
+    """
+    config, policy = run.config, run.policy
+    progress = GroupsInProgress.begin(policy, problems)
+    for view, count in config.group_plan():
+        with clock("attack"):
+            make_view(policy, progress, view, count, config, step, strength, attack_thresholds(run.state))
+        with clock("sample"):
+            sample_view(policy, progress, view, count, config, step)
+        with clock("reward"):
+            grade_view(run.scorer, progress, view, config)
+    return progress
 
 
 def train(config: Config) -> dict[str, float]:
@@ -129,6 +172,7 @@ def train(config: Config) -> dict[str, float]:
             problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
             for split in final_splits(config):  # refused now, not after the last step
                 load_problems(config.data, split)
+            transfer_sets(config)
             reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
         recorder.claim()  # only now: settings that cannot be used leave no folder behind that would refuse better ones
         optimizer = AdamW(
@@ -156,25 +200,25 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     """The loop: evaluate, step, record, checkpoint; then the final evaluation and `DONE`."""
     config, recorder = run.config, run.recorder
     every = config.checkpoint.every
+    batches_of = _problem_batches(run, training)
     for step in range(first, config.steps):
         if step == first or step % every == 0:
             recorder.open_part(step, min((step // every + 1) * every, config.steps) - 1)
         if config.eval.every and step % config.eval.every == 0:
-            _evaluate(run, config.data.validation_split, config.eval.problems, step)
-        indices = problem_indices(config.seed, step, config.rollout.problems_per_step, len(training))
-        row = train_step(run, [training[i] for i in indices], step)
+            _validate(run, step)
+        row = train_step(run, batches_of(step), step)
         recorder.add("steps", [row])
         recorder.flush()
         recorder.status(schema.RUNNING, step=step + 1, **{name: row[name] for name in STATUS_COLUMNS})
         done = step + 1
         if done % every == 0 or done == config.steps:
             _checkpoint(run, done)
+            recorder.alarms(_alarms(run))
 
     recorder.open_part(config.steps, config.steps)
-    final: dict[str, float] = {}
-    for split, count in final_splits(config).items():
-        final |= _evaluate(run, split, count, config.steps)
+    final = _final_evaluation(run)
     recorder.flush()
+    recorder.alarms(_alarms(run))
     run.policy.save(recorder.folder / schema.MODEL_FOLDER)
     recorder.done(final)
     recorder.status(schema.FINISHED, step=config.steps)
@@ -196,17 +240,84 @@ def final_splits(config: Config) -> dict[str, int]:
 STATUS_COLUMNS = ("reward", "reward_accuracy", "entropy", "attack_gain", "time_step")
 
 
-def _evaluate(run: Run, split: str, count: int, step: int) -> dict[str, float]:
-    problems = first_problems(load_problems(run.config.data, split), count)
+def _evaluate(run: Run, split: str, count: int, step: int) -> list[dict[str, Any]]:
+    """Rows of the first `count` problems (0: all) of a split of the run's own source."""
+    return _evaluate_on(run, first_problems(load_problems(run.config.data, split), count), split, step)
+
+
+def _evaluate_on(run: Run, problems: Sequence[Problem], split: str, step: int) -> list[dict[str, Any]]:
     rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step)
     run.recorder.add("eval", rows)
-    result = scores(rows)
-    run.recorder.log(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.items()))
-    return result
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in scores(rows).items())
+    run.recorder.log(f"step {step}: {shown}")
+    return rows
+
+
+def _validate(run: Run, step: int) -> None:
+    """Evaluate on the validation split; `view.back_off` reads its rewards."""
+    rows = _evaluate(run, run.config.data.validation_split, run.config.eval.problems, step)
+    if run.config.view.back_off:
+        sampled = [row for row in rows if row["decoding"] == schema.SAMPLED]
+        weights = run.config.reward
+        rewards = [weights.accuracy_weight * r["accuracy"] + weights.format_weight * r["format"] for r in sampled]
+        back_off(run.state, sum(rewards) / len(rewards))
+
+
+def _final_evaluation(run: Run) -> dict[str, float]:
+    """Scores of every final split, of other sources, and of the test split under attack."""
+    config, final = run.config, dict[str, float]()
+    for split, count in final_splits(config).items():
+        final |= scores(_evaluate(run, split, count, config.steps))
+    for name, (data, split) in transfer_sets(config).items():
+        problems = first_problems(load_problems(data, split), config.eval.shifted_problems or config.eval.problems)
+        final |= scores(_evaluate_on(run, problems, name, config.steps))
+    if config.eval.attacks:
+        test = first_problems(load_problems(config.data, config.data.test_split), config.eval.attack_problems)
+        rows = evaluate_under_attacks(run.policy, run.scorer, test, config, config.steps)
+        run.recorder.add("eval", rows)
+        final |= scores(rows)
+    return final
+
+
+def _problem_batches(run: Run, training: ProblemSet) -> Callable[[int], Iterator[list[Problem]]]:
+    """step -> its batches of problems: one, and with a group filter up to `filter.max_batches`."""
+    config = run.config
+    size, seed = config.rollout.problems_per_step, config.seed
+    order = None
+    if config.data.curriculum != "none":
+        order = run.recorder.kept(
+            schema.CURRICULUM_FILE, lambda: curriculum_order(run.policy, training, config)
+        )  # measured with the initial policy: a resumed run must find it
+
+    def batches(step: int) -> Iterator[list[Problem]]:
+        indices = problem_indices(seed, step, size, len(training)) if order is None else order[step * size :][:size]
+        used = list(indices)
+        yield [training[i] for i in indices]
+        for batch in range(1, config.filter.max_batches):
+            indices = refill_indices(seed, step, batch, size, len(training), used)
+            if not indices:
+                return
+            used += indices
+            yield [training[i] for i in indices]
+
+    return batches
+
+
+def _alarms(run: Run) -> list[dict[str, Any]]:
+    """What the detectors say of the run so far, from its own tables: the same after a resume."""
+    recorder = run.recorder
+    evaluations = evaluation_means(recorder.rows("eval"))
+    return [asdict(alarm) for alarm in detect(recorder.rows("steps"), recorder.rows("views"), evaluations)]
 
 
 def _checkpoint(run: Run, step: int) -> None:
-    cursor = Cursor(trial_id=run.recorder.trial_id, step=step, updates=run.updates, checksum=run.policy.checksum())
+    cursor = Cursor(
+        trial_id=run.recorder.trial_id,
+        step=step,
+        updates=run.updates,
+        checksum=run.policy.checksum(),
+        state=run.state.to_dict(),
+    )
     folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
     save_checkpoint(folder, run.policy.model, run.optimizer, cursor, keep=run.config.checkpoint.keep)
 
@@ -225,7 +336,7 @@ def _resume(run: Run) -> int:
         cursor = load_checkpoint(found[-1], run.policy.model, run.optimizer, trial_id=run.recorder.trial_id)
         if run.policy.checksum() != cursor.checksum:
             raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
-        run.updates, step = cursor.updates, cursor.step
+        run.updates, step, run.state = cursor.updates, cursor.step, RunState.from_dict(cursor.state)
         run.recorder.log(f"continuing from step {step}")
     run.recorder.forget_from(step)
     run.recorder.status(schema.RUNNING, step=step)

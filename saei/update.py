@@ -1,35 +1,27 @@
 """The policy update: score the groups of one update batch in micro-batches and take one optimizer step.
 
-Log-probs, old log-probs and reference log-probs of a completion are always conditioned on one and the same image, the
-one that `loss.train_view` names. Micro-batches share the denominators of the whole update batch, so how the batch is
-split cannot change the result beyond rounding.
+Micro-batches share the denominators of the whole update batch, and what a loss picks it picks from the whole batch, so
+how the batch is split cannot change the result beyond rounding; `loss.agg_scope` and `loss.pick_scope` `micro` give
+that up where an official code does.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from saei.config import Config
-from saei.losses import LOSSES, Denominator, LossInputs
-from saei.packing import split_requests
+from saei.evidence import Evidence, score_rollouts, train_batch
+from saei.losses import PICKS, Denominator, LossInputs, total_loss
+from saei.packing import Piece, split_requests
 from saei.policy import Policy
-from saei.types import Group, Rollout, ScoreRequest, TokenScores
-
-Key = tuple[str, int]
-"""(problem_id, index in the group): names one completion of a step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainBatch:
-    """The completions of some groups as scoring requests; `rollouts[r][c]` is completion c of request r."""
-
-    requests: list[ScoreRequest]
-    rollouts: list[list[Rollout]]
+from saei.rollout import Key
+from saei.select import select_tokens
+from saei.types import Group, TokenScores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,73 +34,37 @@ class UpdateResult:
     sums: dict[Key, dict[str, float]]
 
 
-def train_batch(groups: Sequence[Group], train_view: str) -> TrainBatch:
-    """One request per group on the clean image, or one per group and view with `as_sampled`."""
-    requests: list[ScoreRequest] = []
-    rollouts: list[list[Rollout]] = []
-    for group in groups:
-        by_image: dict[str, list[Rollout]] = {}
-        for rollout in group.rollouts:
-            by_image.setdefault("" if train_view == "clean" else rollout.image_hash, []).append(rollout)
-        for same_image in by_image.values():
-            images = group.prompt.images if train_view == "clean" else same_image[0].images
-            completions = tuple(rollout.token_ids for rollout in same_image)
-            requests.append(ScoreRequest(prompt=group.prompt, images=images, completions=completions))
-            rollouts.append(same_image)
-    return TrainBatch(requests=requests, rollouts=rollouts)
-
-
-def score_rollouts(policy: Policy, groups: Sequence[Group], config: Config) -> dict[Key, TokenScores]:
-    """Log-probs and entropies of every completion on the image of `train_view`, without gradient."""
-    batch = train_batch(groups, config.loss.train_view)
-    with torch.no_grad():
-        scores = policy.score(
-            batch.requests, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
-        )
-    return {
-        rollout.key: score
-        for same_image, of_request in zip(batch.rollouts, scores, strict=True)
-        for rollout, score in zip(same_image, of_request, strict=True)
-    }
-
-
 def update_policy(
     policy: Policy,
     optimizer: Optimizer,
     groups: Sequence[Group],
-    advantages: dict[Key, float],
-    old: dict[Key, TokenScores],
-    reference: dict[Key, TokenScores] | None,
+    evidence: dict[Key, Evidence],
     config: Config,
+    generator: torch.Generator,
+    *,
+    first: bool,
 ) -> UpdateResult:
-    """One optimizer update on `groups`. A non-finite gradient is dropped and reported, never applied."""
+    """One optimizer update on `groups`. A non-finite gradient is dropped and reported, never applied.
+
+    `first`: no update of this step came before, so the current log-probs are the old ones. `generator` serves losses
+    that pick tokens at random.
+    """
     batch = train_batch(groups, config.loss.train_view)
-    denominator = Denominator(
-        tokens=sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts),
-        sequences=sum(len(group.rollouts) for group in groups),
-        constant_length=config.rollout.max_new_tokens,
-    )
+    micro_batches = split_requests(batch.requests, config.optim.pack_tokens, policy.attention_cost)
+    keys_of = [[batch.rollouts[p.request_index][i].key for p in pieces for i in p.members] for pieces in micro_batches]
+    picked = _pick_from_update(policy, groups, evidence, config, generator, first=first)
+    entropy_grad = any(evidence[key].entropy_weight for keys in keys_of for key in keys)
     loss_sum = 0.0
     sums: dict[Key, dict[str, float]] = {}
-    for pieces in split_requests(batch.requests, config.optim.pack_tokens, policy.attention_cost):
-        scores = policy.score(
-            [piece.request for piece in pieces],
-            temperature=config.rollout.temperature,
-            pack_tokens=config.optim.pack_tokens,
-        )
-        keys = [batch.rollouts[piece.request_index][i].key for piece in pieces for i in piece.members]
-        current = [score for group in scores for score in group]
-        inputs = LossInputs(
-            logprobs=_pad([score.logprobs for score in current]),
-            old_logprobs=_pad([old[key].logprobs for key in keys]),
-            ref_logprobs=None if reference is None else _pad([reference[key].logprobs for key in keys]),
-            advantages=current[0].logprobs.new_tensor([advantages[key] for key in keys]),
-            entropy=None,
-            mask=_mask([len(score.logprobs) for score in current], policy.device),
-        )
-        loss, metrics = LOSSES[config.loss.name](inputs, config.loss, denominator)
+    for pieces, keys in zip(micro_batches, keys_of, strict=True):
+        inputs = _inputs(_score(policy, pieces, config, entropy_grad), keys, evidence, picked, config)
+        if config.loss.name in PICKS and config.loss.pick_scope == "micro":
+            inputs = replace(inputs, picks=PICKS[config.loss.name](_detached(inputs), config.loss, generator))
+        loss, metrics = total_loss(inputs, config.loss, _denominator(keys_of, keys, evidence, inputs, config))
         loss.backward()
         loss_sum += loss.item()
+        metrics["selected"] = inputs.chosen.sum(dim=1)
+        metrics["picked"] = torch.zeros(len(keys)) if inputs.picks is None else (inputs.picks > 0).sum(dim=1)
         for position, key in enumerate(keys):
             sums[key] = {name: values[position].item() for name, values in metrics.items()}
     grad_norm = clip_grad_norm_(policy.model.parameters(), config.optim.max_grad_norm).item()
@@ -119,7 +75,105 @@ def update_policy(
     return UpdateResult(loss=loss_sum, grad_norm=grad_norm, skipped=not finite, sums=sums)
 
 
-def _pad(rows: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "completions longest"]:
+def _score(policy: Policy, pieces: Sequence[Piece], config: Config, entropy_grad: bool) -> list[TokenScores]:
+    scores = policy.score(
+        [piece.request for piece in pieces],
+        temperature=config.rollout.temperature,
+        pack_tokens=config.optim.pack_tokens,
+        entropy_grad=entropy_grad,
+    )
+    return [score for group in scores for score in group]
+
+
+def _inputs(
+    current: Sequence[TokenScores],
+    keys: Sequence[Key],
+    evidence: dict[Key, Evidence],
+    picked: dict[Key, Tensor],
+    config: Config,
+) -> LossInputs:
+    """The padded tensors of one micro-batch."""
+    own = [evidence[key] for key in keys]
+    logprobs, entropy = _pad([score.logprobs for score in current]), _pad([score.entropy for score in current])
+    select, selected = config.policy_select, None
+    if select.weights == "current":
+        chosen = select_tokens([score.entropy.detach() for score in current], select)
+        selected = _pad(chosen)
+    elif own[0].selected is not None:
+        selected = _pad([one.selected.to(logprobs.device) for one in own if one.selected is not None])
+    weights = logprobs.new_tensor([one.entropy_weight for one in own])
+    return LossInputs(
+        logprobs=logprobs,
+        old_logprobs=_pad([one.old.logprobs for one in own]),
+        ref_logprobs=None
+        if own[0].ref_logprobs is None
+        else _pad([one.ref_logprobs for one in own if one.ref_logprobs is not None]),
+        advantages=logprobs.new_tensor([one.advantage for one in own]),
+        entropy=entropy,
+        mask=_mask([len(score.logprobs) for score in current], logprobs.device),
+        selected=selected,
+        counted=selected if select.denominator == "selected" else None,
+        picks=_pad([picked[key] for key in keys]) if picked else None,
+        perturbed_logprobs=None
+        if own[0].pair is None
+        else _pad([one.pair.logprobs for one in own if one.pair is not None]),
+        entropy_weight=weights if bool((weights != 0).any()) else None,
+    )
+
+
+def _denominator(
+    keys_of: Sequence[Sequence[Key]],
+    keys: Sequence[Key],
+    evidence: dict[Key, Evidence],
+    inputs: LossInputs,
+    config: Config,
+) -> Denominator:
+    """Sizes of the update batch; with `agg_scope micro` of the micro-batch, times their number: a mean of means."""
+    whole = config.loss.agg_scope == "update"
+    counted_keys = [key for of_batch in keys_of for key in of_batch] if whole else list(keys)
+    times = 1 if whole else len(keys_of)
+    counted = None
+    if inputs.counted is not None:
+        # selection by current entropies has its denominators in each micro-batch (Config refuses the other scope)
+        counted = int(inputs.counted.sum()) if not whole else sum(_selected_tokens(evidence[k]) for k in counted_keys)
+        counted *= times
+    return Denominator(
+        tokens=sum(len(evidence[key].old.logprobs) for key in counted_keys) * times,
+        sequences=len(counted_keys) * times,
+        constant_length=config.rollout.max_new_tokens,
+        counted=counted,
+    )
+
+
+def _selected_tokens(evidence: Evidence) -> int:
+    return len(evidence.old.logprobs) if evidence.selected is None else int(evidence.selected.sum())
+
+
+def _pick_from_update(
+    policy: Policy,
+    groups: Sequence[Group],
+    evidence: dict[Key, Evidence],
+    config: Config,
+    generator: torch.Generator,
+    *,
+    first: bool,
+) -> dict[Key, Int[Tensor, " tokens"]]:
+    """What the loss picks from the whole update batch; later updates of a step score it once more for that."""
+    if config.loss.name not in PICKS or config.loss.pick_scope == "micro":
+        return {}
+    keys = [rollout.key for group in groups for rollout in group.rollouts]
+    current = {key: evidence[key].old for key in keys} if first else score_rollouts(policy, groups, config)
+    inputs = _detached(_inputs([current[key] for key in keys], keys, evidence, {}, config))
+    picks = PICKS[config.loss.name](inputs, config.loss, generator)
+    return {key: row[: len(evidence[key].old.logprobs)] for key, row in zip(keys, picks, strict=True)}
+
+
+def _detached(inputs: LossInputs) -> LossInputs:
+    entropy = None if inputs.entropy is None else inputs.entropy.detach()
+    return replace(inputs, logprobs=inputs.logprobs.detach(), entropy=entropy)
+
+
+def _pad(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 

@@ -1,11 +1,12 @@
 """Which component of SaEI does the work? Each arm takes one away or puts a control in its place."""
 
-from sweeps.definition import GRPO, Sweep
+from sweeps.definition import GRPO, GRPO_MATCHED, Sweep
 
 SWEEP = Sweep(
     question="Which component of SaEI does the work: two phases, a moved image, its direction, or the chosen tokens?",
     arms={
         "grpo": GRPO,
+        "grpo_matched": GRPO_MATCHED,  # at SaEI's cost
         "step_zero": {"view.step_size": 0.0},  # two sampling phases, one image
         "no_tsec": {"select.rule": "all"},
         "saei": {},

@@ -24,6 +24,10 @@ RESERVED = ("status", "logs", "cancel", "why", "diff")
 GRPO = PRESETS["grpo"].settings
 """The baseline of most sweeps: 12 clean completions, no attack."""
 
+GRPO_MATCHED = {**GRPO, "rollout.n_clean": 20}
+"""GRPO with as many clean completions as cost what SaEI's 6 + 6 and the attack cost, in token positions through
+forward and backward passes, sampling included. For the tiny model on digits: `python -m sweeps.match`."""
+
 DEMO = {
     "steps": 60,
     "eval.every": 20,
@@ -110,7 +114,7 @@ def arm_config(sweep: Sweep, arm: str, seed: int, settings: Mapping[str, Any]) -
                 f"{name} is what arm {arm} sets ({sweep.arms[arm][name]}); it cannot be set to {value} too"
             )
     overrides = {**sweep.base, **sweep.arms[arm], **settings, "seed": seed}
-    preset = "grpo" if sweep.arms[arm] == GRPO else "saei"
+    preset = next((name for name, row in PRESETS.items() if dict(row.settings) == dict(sweep.arms[arm])), "saei")
     return with_overrides(Config(), {**overrides, "preset": preset})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from saei import schema
 from saei.config import Config
 from sweeps.definition import Sweep, arm_config
+from sweeps.identical import felt_settings
 from sweeps.locks import hold
 from sweeps.trial import Trial, read_json, test_metric
 
@@ -35,10 +36,15 @@ def make_trials(
         for arm in arms:
             config = arm_config(sweep, arm, seed, settings)
             check_names(config)
-            key = trial_id(config)
-            if key in taken:
-                raise ValueError(f"arms {taken[key]} and {arm} are the same trial with these settings; leave one out")
-            taken[key] = arm
+            key, felt = trial_id(config), felt_settings(config)
+            if felt in taken:
+                raise ValueError(
+                    f"arms {taken[felt]} and {arm} are the same trial with these settings (with one update a step the "
+                    "importance ratios are all 1, and clips do nothing); leave one out, or raise optim.updates_per_step"
+                    if config.optim.updates_per_step == 1
+                    else f"arms {taken[felt]} and {arm} are the same trial with these settings; leave one out"
+                )
+            taken[felt] = arm
             config = replace(config, out=str(results.resolve() / name / key))
             trials.append(Trial(trial_id=key, arm=arm, seed=seed, config=config))
     return trials

@@ -1,0 +1,194 @@
+"""What the update needs to know of every completion, found with the weights before the step's first update.
+
+Log-probs, old log-probs and reference log-probs of a completion are always conditioned on one and the same image, the
+one that `loss.train_view` names (DESIGN 4.3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saei.config import Config
+from saei.control import CONTROLS
+from saei.credit import update_batches
+from saei.make_view import other_images
+from saei.policy import Policy
+from saei.rollout import GroupsInProgress, Key
+from saei.seeding import torch_generator
+from saei.select import select_tokens
+from saei.shaping import SHAPINGS, ShapingEvidence
+from saei.state import RunState
+from saei.token_scores import SCORES, degenerate
+from saei.types import Group, PairScores, Rollout, ScoreRequest, TokenScores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Of one completion. `selected` None: chosen in each micro-batch by the current entropies; `pair`: its tokens
+    under the image of `score.view`; `entropy_weight`: its coefficient in the entropy control.
+    """
+
+    advantage: float
+    old: TokenScores
+    ref_logprobs: Float[Tensor, " tokens"] | None = None
+    pair: PairScores | None = None
+    selected: Bool[Tensor, " tokens"] | None = None
+    entropy_weight: float = 0.0
+
+    @property
+    def degenerate(self) -> bool:
+        """Did the score view change nothing, so that every score is a tie?"""
+        return self.pair is not None and degenerate(self.pair)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainBatch:
+    """The completions of some groups as scoring requests; `rollouts[r][c]` is completion c of request r."""
+
+    requests: list[ScoreRequest]
+    rollouts: list[list[Rollout]]
+
+
+def train_batch(groups: Sequence[Group], train_view: str) -> TrainBatch:
+    """One request per group on the clean image, or one per group and input with `as_sampled`."""
+    requests: list[ScoreRequest] = []
+    rollouts: list[list[Rollout]] = []
+    for group in groups:
+        by_input: dict[str, list[Rollout]] = {}
+        for rollout in group.rollouts:
+            by_input.setdefault("" if train_view == "clean" else rollout.image_hash, []).append(rollout)
+        for same in by_input.values():
+            clean = train_view == "clean"
+            requests.append(
+                ScoreRequest(
+                    prompt=group.prompt,
+                    images=group.prompt.images if clean else same[0].images,
+                    completions=tuple(rollout.token_ids for rollout in same),
+                    text_shift=None if clean else same[0].text_shift,
+                )
+            )
+            rollouts.append(same)
+    return TrainBatch(requests=requests, rollouts=rollouts)
+
+
+def score_rollouts(policy: Policy, groups: Sequence[Group], config: Config) -> dict[Key, TokenScores]:
+    """Log-probs and entropies of every completion on the image of `train_view`, without gradient."""
+    batch = train_batch(groups, config.loss.train_view)
+    with torch.no_grad():
+        scores = policy.score(
+            batch.requests, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
+        )
+    return _by_key(batch, scores)
+
+
+def gather_evidence(
+    policy: Policy,
+    reference: Policy | None,
+    groups: Sequence[Group],
+    advantages: dict[Key, float],
+    progress: GroupsInProgress,
+    config: Config,
+    step: int,
+    state: RunState,
+) -> dict[Key, Evidence]:
+    """Old and reference log-probs, token selection, advantage shaping and control weight of every completion."""
+    own: dict[Key, TokenScores]
+    pairs: dict[Key, PairScores] = {}
+    if _reads_pairs(config):
+        own, pairs = _score_pairs(policy, groups, config, step)
+    else:
+        own = score_rollouts(policy, groups, config)
+    references = score_rollouts(reference, groups, config) if reference else {}
+    weights = _control_weights(groups, progress, config, state)
+    evidence = {
+        key: Evidence(
+            advantage=advantages[key],
+            old=own[key],
+            ref_logprobs=references[key].logprobs if references else None,
+            pair=pairs.get(key),
+            entropy_weight=weights[key],
+        )
+        for key in own
+    }
+    for part in update_batches(groups, config.optim.updates_per_step):
+        evidence |= _shaped(part, evidence, config)
+        evidence |= _selected(part, evidence, config, step, state)
+    return evidence
+
+
+def _reads_pairs(config: Config) -> bool:
+    """Does the update (not only the attack) compare with the image of `score.view`?"""
+    return any(not user.startswith("select.") for user in config.score_view_users())
+
+
+def _score_pairs(
+    policy: Policy, groups: Sequence[Group], config: Config, step: int
+) -> tuple[dict[Key, TokenScores], dict[Key, PairScores]]:
+    batch = train_batch(groups, config.loss.train_view)
+    others = [other_images(request.prompt, len(request.completions), config, step) for request in batch.requests]
+    scored = policy.score_pairs(
+        batch.requests, others, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
+    )
+    both = _by_key(batch, scored)
+    return {key: own for key, (own, _) in both.items()}, {key: pair for key, (_, pair) in both.items()}
+
+
+def _by_key(batch: TrainBatch, scores: Sequence[Sequence]) -> dict:
+    return {
+        rollout.key: score
+        for same, of_request in zip(batch.rollouts, scores, strict=True)
+        for rollout, score in zip(same, of_request, strict=True)
+    }
+
+
+def _control_weights(
+    groups: Sequence[Group], progress: GroupsInProgress, config: Config, state: RunState
+) -> dict[Key, float]:
+    """Each completion's coefficient in the entropy control, by its problem's accuracy."""
+    accuracy = [[progress.grades[rollout.key].accuracy for rollout in group.rollouts] for group in groups]
+    means = torch.tensor([sum(values) / len(values) for values in accuracy], dtype=torch.float64)
+    weights = CONTROLS[config.control.rule].weight(state, config.control, means).tolist()
+    return {rollout.key: weight for group, weight in zip(groups, weights, strict=True) for rollout in group.rollouts}
+
+
+def _shaped(groups: Sequence[Group], evidence: dict[Key, Evidence], config: Config) -> dict[Key, Evidence]:
+    """The evidence of one update batch with shaped advantages."""
+    keys = [rollout.key for group in groups for rollout in group.rollouts]
+    own = [evidence[key] for key in keys]
+    dependency = None
+    if own and own[0].pair is not None:
+        dependency = [SCORES["dependency"](one.old, one.pair, config.score.alpha) for one in own]
+    shaped = SHAPINGS[config.advantage.shaping](
+        torch.tensor([one.advantage for one in own], dtype=torch.float64),
+        ShapingEvidence(
+            dependency=dependency,
+            mean_nll=torch.stack([-one.old.logprobs.double().mean() for one in own]).cpu(),
+            group=torch.tensor([number for number, group in enumerate(groups) for _ in group.rollouts]),
+        ),
+        config.advantage.shaping_strength,
+    ).tolist()
+    return {key: replace(one, advantage=value) for key, one, value in zip(keys, own, shaped, strict=True)}
+
+
+def _selected(
+    groups: Sequence[Group], evidence: dict[Key, Evidence], config: Config, step: int, state: RunState
+) -> dict[Key, Evidence]:
+    """The evidence of one update batch with the tokens of the policy loss chosen, where the old weights choose."""
+    select = config.policy_select
+    if select.rule == "all" or select.weights == "current":
+        return {}
+    thresholds = None
+    if state.policy_quantile_low is not None and state.policy_quantile_high is not None:
+        thresholds = state.policy_quantile_low, state.policy_quantile_high
+    of_groups = [[rollout.key for rollout in group.rollouts] for group in groups]
+    pools = [[key for keys in of_groups for key in keys]] if select.scope == "batch" else of_groups
+    chosen: dict[Key, Evidence] = {}
+    for pool in pools:
+        scores = [SCORES[select.score](evidence[k].old, evidence[k].pair, config.score.alpha) for k in pool]
+        generator = torch_generator(config.seed, "selection", "policy", step, pool[0][0])
+        masks = select_tokens(scores, select, generator, thresholds=thresholds)
+        chosen |= {key: replace(evidence[key], selected=mask) for key, mask in zip(pool, masks, strict=True)}
+    return chosen
