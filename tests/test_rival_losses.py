@@ -96,6 +96,10 @@ def test_covariance_over_some_tokens_takes_both_means_over_them():
     got = token_covariance(TOY, low)
     torch.testing.assert_close(got[low], torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
     assert (got[~low] == 0).all()
+    # the first token of each row: mean A = 0, mean logprob = -.2: 1 * .1 and -1 * -.1
+    first = torch.zeros_like(MASK)
+    first[:, 0] = True
+    torch.testing.assert_close(token_covariance(TOY, first), 0.1 * first.double())
 
 
 def test_kl_cov_on_the_toy_batch():
