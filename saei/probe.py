@@ -1,153 +1,192 @@
-"""What does the attack do to a policy, before any training? The same clean completions, attacked in several ways.
+"""The mechanism without training: what does a moved image do to a policy, and would any noise of that size do the same?
 
-For every condition (ascend, descend, random sign) and step size: the share of problems whose kept entropy rises, the
-mean gain teacher-forced on the clean completions, and the mean gain of fresh completions sampled on the moved image
-over fresh clean ones with the same noise. Intervals are over problems (95 %).
+For every problem: clean completions, which the attack reads; then as many again under each condition, all with the
+same sampling noise, as the second half of a training group. `clean_again` is what GRPO would have sampled there, with
+the same noise too, and every difference is taken from it, paired over problems. `saei/probe_rows.py` says what is
+measured, `saei/probe_conditions.py` under what, `saei/probe_gradient.py` what a first update would learn from it.
 
-    python -m saei.probe --problems 200 --step-sizes 1 2 4 8
+    python -m saei.probe --problems 500
+    python -m saei.probe --conditions egas descend random_sign --step-sizes 1 2 4 8 --no-gradients
+    python -m saei.probe --model Qwen/Qwen2.5-VL-3B-Instruct --dtype bfloat16 --max-new-tokens 1024 \
+        --data.source local --data.path DIR --data.max-pixels 1000000 --chunk 4 --pack-tokens 16384
 """
 
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from saei.cli import bad_input, checked_command_line, run_main
-from saei.config import Config, DataConfig, ModelConfig, with_overrides
+from saei.config import Config, to_dict, with_overrides
 from saei.data import load_problems
 from saei.evaluate import first_problems
+from saei.make_view import make_view
 from saei.policy import Policy, load_policy
-from saei.rollout import GroupsInProgress, fresh_entropies, make_view, sample_view
-from saei.types import Problem
-from saei.units import check_grey_levels
-
-CONDITIONS: dict[str, dict[str, str]] = {
-    "ascend": {"view.name": "egas", "view.direction": "ascend"},
-    "descend": {"view.name": "egas", "view.direction": "descend"},
-    "random_sign": {"view.name": "random_sign", "view.direction": "ascend"},
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeConfig:
-    """Settings of a probe."""
-
-    model: str = "tiny"
-    """Policy: `tiny`, a folder in Hugging Face format, or a hub id."""
-    problems: int = 200
-    """Problems, the first ones of `data.train_split` (0: all): what is tuned by a probe may not read other splits."""
-    completions: int = 6
-    """Clean completions of each problem, and fresh completions on either image."""
-    step_sizes: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    """Step sizes in grey levels."""
-    chunk: int = 16
-    """Problems handled at a time."""
-    seed: int = 0
-    """Seed of the sampling noise and of the random signs."""
-    threads: int = 1
-    """CPU threads of torch."""
-    out: str = ""
-    """Write one row per problem and condition to this parquet file."""
-    data: DataConfig = field(default_factory=DataConfig)
-
-    def __post_init__(self) -> None:
-        for name, least in {"problems": 0, "completions": 1, "chunk": 1, "seed": 0, "threads": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for levels in self.step_sizes:
-            check_grey_levels("step_sizes", levels)
+from saei.probe_conditions import ATTACK, CLEAN, CONDITIONS, CONTROL, Condition, match_l2, mean_l2
+from saei.probe_config import ProbeConfig
+from saei.probe_gradient import Gradient, gradient_row, grpo_gradient
+from saei.probe_rows import STREAM, Entropies, Masks, kept_tokens, problem_rows, teacher_forced
+from saei.probe_summary import as_rows, differences
+from saei.probe_tables import WIDTH, difference_table, figure, level_table, size_sentence
+from saei.recorder import write_atomically, write_json
+from saei.reward import Scorer
+from saei.rollout import GroupsInProgress, grade_view, sample_view
+from saei.types import ByteImages, Problem
 
 
-def probe(policy: Policy, problems: Sequence[Problem], settings: ProbeConfig) -> list[dict[str, Any]]:
-    """One row per (problem, condition, step size): entropies before and after, teacher-forced and fresh."""
-    base = with_overrides(
-        Config(),
-        {
-            "seed": settings.seed,
-            "rollout.n_clean": settings.completions,
-            "rollout.n_view": settings.completions,
-        },
-    )
+@dataclass(slots=True)
+class Chunk:
+    """Some problems with their first clean completions, and what every condition is compared with.
+
+    `attacked[step size]`: EgAS's images; `gradients`: of the first clean completions, of groups of clean ones only.
+    """
+
+    policy: Policy
+    scorer: Scorer
+    number: int
+    clean: GroupsInProgress
+    kept: Masks
+    attacked: dict[float, list[Sequence[ByteImages]]] = field(default_factory=dict)
+    gradients: tuple[Gradient, Gradient] | None = None
+
+
+def probe(
+    policy: Policy, scorer: Scorer, problems: Sequence[Problem], settings: ProbeConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A row for every (problem, condition, step size), and one for every (chunk, condition, step size): gradients.
+
+    `step_size` is NaN for conditions that have none.
+    """
+    base = settings.base()
+    chosen = {CONTROL: CONDITIONS[CONTROL], **{name: CONDITIONS[name] for name in settings.conditions}}
     rows: list[dict[str, Any]] = []
-    for step, first in enumerate(range(0, len(problems), settings.chunk)):
-        progress = GroupsInProgress.begin(policy, problems[first : first + settings.chunk])
-        make_view(policy, progress, "clean", base, step)
-        sample_view(policy, progress, "clean", settings.completions, base, step)
-        clean = fresh_entropies(policy, progress, progress.images["clean"], settings.completions, base, step)
-        for condition, overrides in CONDITIONS.items():
-            for levels in settings.step_sizes:
-                config = with_overrides(base, {**overrides, "view.step_size": levels})
-                progress.ledger = []
-                make_view(policy, progress, config.view.name, config, step)
-                images = progress.images[config.view.name]
-                moved = fresh_entropies(policy, progress, images, settings.completions, config, step)
-                for row, fresh_clean, fresh_moved in zip(progress.ledger, clean, moved, strict=True):
-                    rows.append(
-                        {
-                            "condition": condition,
-                            "step_size": levels,
-                            "problem_id": row.problem_id,
-                            "linf": row.linf,
-                            "moved": row.moved,
-                            "tokens_kept": row.tokens_kept,
-                            "entropy_before": row.entropy_before,
-                            "entropy_after": row.entropy_after,
-                            "fresh_entropy_clean": fresh_clean,
-                            "fresh_entropy_moved": fresh_moved,
-                        }
-                    )
-    return rows
+    gradients: list[dict[str, Any]] = []
+    for number, first in enumerate(range(0, len(problems), settings.chunk)):
+        chunk, entropies = _begin(policy, scorer, problems[first : first + settings.chunk], number, base)
+        own = problem_rows(chunk.clean, entropies, chunk.kept, base, first=True)
+        rows += [{"condition": CLEAN, "step_size": nan, "l2": 0.0, **row} for row in own]
+        for name, condition in chosen.items():
+            for levels in settings.sizes() if condition.sized else (nan,):
+                size = {"view.step_size": levels} if condition.sized else {}
+                config = with_overrides(base, {**condition.settings, **size})
+                labels = {"condition": name, "step_size": levels}
+                progress, measured = _measure(chunk, condition, config)
+                rows += [{**labels, **row} for row in measured]
+                if settings.gradients:
+                    found = _gradients(chunk, progress, config)
+                    gradients.append({**labels, "chunk": number, "problems": len(progress.problems), **found})
+    return rows, gradients
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The probe's table: a line per condition and step size."""
-    shown = Table(
-        "direction",
-        "step (/255)",
-        "problems",
-        "kept entropy rises",
-        "gain, teacher-forced (nats)",
-        "gain, fresh completions (nats)",
-        title="Entropy of the kept tokens (teacher-forced) and of fresh completions, moved image minus clean image",
+def _begin(
+    policy: Policy, scorer: Scorer, problems: Sequence[Problem], number: int, config: Config
+) -> tuple[Chunk, Entropies]:
+    progress = GroupsInProgress.begin(policy, problems)
+    n = config.rollout.n_clean
+    make_view(policy, progress, "clean", n, config, STREAM)
+    sample_view(policy, progress, "clean", n, config, STREAM)
+    grade_view(scorer, progress, "clean", config)
+    entropies = teacher_forced(policy, progress, progress.images["clean"], config)
+    kept = kept_tokens(progress, entropies, config)
+    return Chunk(policy=policy, scorer=scorer, number=number, clean=progress, kept=kept), entropies
+
+
+def _measure(chunk: Chunk, condition: Condition, config: Config) -> tuple[GroupsInProgress, list[dict[str, Any]]]:
+    """Groups of the first clean completions and as many under the condition, and a row for each."""
+    progress = replace(
+        chunk.clean,
+        rollouts=[list(rollouts) for rollouts in chunk.clean.rollouts],
+        images=dict(chunk.clean.images),
+        text_shifts=dict(chunk.clean.text_shifts),
+        grades=dict(chunk.clean.grades),
+        penalties=dict(chunk.clean.penalties),
+        rewards=dict(chunk.clean.rewards),
+        ledger=[],
     )
-    for condition, levels in dict.fromkeys((row["condition"], row["step_size"]) for row in rows):
-        own = [row for row in rows if (row["condition"], row["step_size"]) == (condition, levels)]
-        forced = np.array([row["entropy_after"] - row["entropy_before"] for row in own])
-        fresh = np.array([row["fresh_entropy_moved"] - row["fresh_entropy_clean"] for row in own])
-        rises = f"{np.mean(forced > 0):.1%}"
-        shown.add_row(
-            condition, f"{levels:g}", str(len(own)), rises, _mean_and_interval(forced), _mean_and_interval(fresh)
-        )
-    return shown
+    view, n = condition.view, config.rollout.n_view
+    make_view(chunk.policy, progress, view, n, config, STREAM)
+    clean = [prompt.images for prompt in progress.prompts]
+    if condition.scaled:
+        progress.images[view] = match_l2(clean, progress.images[view], _attacked(chunk, config))
+    sample_view(chunk.policy, progress, view, n, config, STREAM)
+    grade_view(chunk.scorer, progress, view, config)
+    images = progress.images[view]
+    entropies = teacher_forced(chunk.policy, chunk.clean, images, config)
+    rows = problem_rows(progress, entropies, chunk.kept, config, first=False)
+    sizes = mean_l2(clean, images)
+    return progress, [{"l2": l2, **row} for l2, row in zip(sizes, rows, strict=True)]
 
 
-def _mean_and_interval(values: np.ndarray) -> str:
-    # 1.96 standard errors over problems; with hundreds of problems t and normal agree to the printed digits
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{values.mean():+.4f} ± {half:.4f}"
+def _attacked(chunk: Chunk, config: Config) -> list[Sequence[ByteImages]]:
+    """EgAS's images at this step size, made once."""
+    levels = config.view.step_size
+    if levels not in chunk.attacked:
+        progress = replace(chunk.clean, images={}, text_shifts={}, ledger=[])
+        make_view(chunk.policy, progress, ATTACK, config.rollout.n_view, config, STREAM)
+        chunk.attacked[levels] = progress.images[ATTACK]
+    return chunk.attacked[levels]
+
+
+def _gradients(chunk: Chunk, progress: GroupsInProgress, config: Config) -> dict[str, Any]:
+    n = config.rollout.n_clean
+    group = grpo_gradient(chunk.policy, progress, slice(None), config)
+    alone = grpo_gradient(chunk.policy, progress, slice(n, None), config)
+    if chunk.gradients is None:  # the control comes first
+        chunk.gradients = grpo_gradient(chunk.policy, progress, slice(0, n), config), group
+    clean, clean_group = chunk.gradients
+    return gradient_row(group, alone, clean_group, clean)
+
+
+def report(rows: list[dict[str, Any]], gradients: list[dict[str, Any]], settings: ProbeConfig, seconds: float) -> None:
+    """Print the tables; write the folder."""
+    console = Console(width=WIDTH)
+    found = []
+    for levels in settings.sizes():
+        own = differences(rows, levels, "problem_id")
+        own += differences(gradients, levels, "chunk") if gradients else []
+        found += own
+        console.print(level_table(rows, gradients, levels))
+        console.print(difference_table(own, levels))
+        console.print(size_sentence(rows, levels))
+    count = len({row["problem_id"] for row in rows})
+    console.print(
+        f"model {settings.model}, {count} problems of {settings.data.source}/{settings.data.train_split}, "
+        f"{settings.completions} + {settings.completions} completions a group, {seconds:.0f} s; gradients by chunk of "
+        f"{settings.chunk} problems"
+    )
+    folder = Path(settings.out)
+    tables = {"problems": rows, "gradients": gradients, "differences": as_rows(found)}
+    for name, content in tables.items():
+        if content:
+            write_atomically(folder / f"{name}.parquet", pd.DataFrame(content).to_parquet())
+    title = f"{settings.model}, {count} problems: condition minus {CONTROL}, paired, 95 % intervals"
+    write_atomically(folder / "probe.png", figure(found, title))
+    write_json(folder / "settings.json", {**settings.own(), "seconds": seconds, "config": to_dict(settings.base())})
+    console.print(f"tables, figure and settings: {folder}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     settings = checked_command_line(ProbeConfig, arguments, prog="python -m saei.probe")
     torch.set_num_threads(settings.threads)
     with bad_input():
-        policy = load_policy(ModelConfig(path=settings.model), settings.data)
+        if find_spec("matplotlib") is None:
+            raise ValueError("a probe draws a figure and matplotlib is missing: pip install 'saei-workbench[report]'")
+        Path(settings.out).mkdir(parents=True, exist_ok=True)
+        config = settings.base()
         problems = first_problems(load_problems(settings.data, settings.data.train_split), settings.problems)
-        if settings.out:
-            Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
-    rows = probe(policy, problems, settings)
-    Console(width=140).print(table(rows))
-    if settings.out:
-        import pandas as pd
-
-        pd.DataFrame(rows).to_parquet(settings.out)
-        print(f"rows: {settings.out}")
+        policy = load_policy(config.model, settings.data)
+    started = time.perf_counter()
+    with Scorer(settings.reward) as scorer:
+        rows, gradients = probe(policy, scorer, problems, settings)
+    report(rows, gradients, settings, time.perf_counter() - started)
     return 0
 
 
