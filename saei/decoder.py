@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from saei.types import ByteImages
+from saei.moved_text import moved_text
+from saei.types import ByteImages, TextShift
 
 GROWTH = 64
 """Columns added to the cache at a time, in tokens; a growth copies the rows still alive."""
@@ -22,10 +23,11 @@ GROWTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prompt as the model reads it: token ids with image placeholders expanded, and 8-bit images."""
+    """A prompt as the model reads it: token ids with image placeholders expanded, 8-bit images, and moved text."""
 
     token_ids: tuple[int, ...]
     images: ByteImages
+    text_shift: TextShift | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,9 @@ class Prefill:
 def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
     """One forward pass over all prefixes, images included; the LM head runs on each last token only.
 
-    M-RoPE positions are computed by the model's own `get_rope_index` and passed explicitly: positions the model infers
-    itself depend on `rope_deltas` left behind by an earlier call.
+    Counts its tokens, padding left out, in `policy.tokens_forward`. M-RoPE positions are computed by the model's own
+    `get_rope_index` and passed explicitly: positions the model infers itself depend on `rope_deltas` left behind by an
+    earlier call.
     """
     model, device = policy.model, policy.device
     columns = max(len(prefix.token_ids) for prefix in prefixes)
@@ -65,15 +68,19 @@ def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
     # a padding token attends to itself: a row without any attended column would be NaN, and NaN times 0 is NaN
     mask = (ones.tril() & attended[:, None, :]) | torch.eye(columns, dtype=torch.bool, device=device)
     cache = DynamicCache()
-    output = model(
-        input_ids=token_ids,
-        attention_mask=mask[:, None],
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        **pixels,
-    )
+    shifts = [prefix.text_shift for prefix in prefixes]
+    places = [range(columns - len(prefix.token_ids), columns) for prefix in prefixes]
+    policy.tokens_forward += int(attended.sum())
+    with moved_text(model.get_input_embeddings(), shifts, places):
+        output = model(
+            input_ids=token_ids,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **pixels,
+        )
     return Prefill(
         keys=[layer.keys for layer in cache.layers],  # pyright: ignore
         values=[layer.values for layer in cache.layers],  # pyright: ignore
@@ -105,6 +112,7 @@ class RowDecoder:
 
     def __init__(self, policy: Any, start: Prefill, prefix_of_row: Int[Tensor, " rows"]) -> None:
         self.logits = start.logits[prefix_of_row]
+        self._policy = policy
         self._model = policy.model
         self._alive = len(prefix_of_row)
         self._columns = start.attended.shape[1]
@@ -122,12 +130,14 @@ class RowDecoder:
         """Append one token to every row that goes on and return the logits of its next token.
 
         `keep[i]` is the slot, at the previous call, of the row that now has slot i; None: all rows go on, in place.
+        Each row counts as a token in `policy.tokens_forward`.
         """
         if keep is not None:
             self._compact(keep)
         if self._columns == self._attended.shape[1]:
             self._grow()
         rows = self._alive
+        self._policy.tokens_forward += rows
         self._attended[:rows, self._columns] = True
         for layer in self._layers:
             layer.rows, layer.column = rows, self._columns

@@ -93,15 +93,17 @@ def _rows(request: ScoreRequest, index: int, pack_tokens: int, attention_cost: f
         parts[-1].append(member)
         filled += length
         row += length
-    return [Piece(request=_part(request, part), request_index=index, members=tuple(part)) for part in parts]
+    return [Piece(request=request_part(request, part), request_index=index, members=tuple(part)) for part in parts]
 
 
-def _part(request: ScoreRequest, members: Sequence[int]) -> ScoreRequest:
+def request_part(request: ScoreRequest, members: Sequence[int]) -> ScoreRequest:
+    """The same request for some of its completions."""
     return ScoreRequest(
         prompt=request.prompt,
         images=request.images,
         completions=tuple(request.completions[member] for member in members),
         kept=None if request.kept is None else tuple(request.kept[member] for member in members),
+        text_shift=request.text_shift,
     )
 
 

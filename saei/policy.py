@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from saei.config import DataConfig, ModelConfig
 from saei.pixels import ImageCodec
-from saei.scoring import score_requests
+from saei.scoring import score_pairs, score_requests
 from saei.tiny import model_dir
-from saei.types import Problem, Prompt, ScoreRequest, TokenScores
+from saei.types import ByteImages, PairScores, Problem, Prompt, ScoreRequest, TokenScores
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 """Model types whose image layout and positions this code knows (tests: Qwen2.5-VL and Qwen3-VL)."""
@@ -64,34 +65,58 @@ class Policy:
             images = tuple(self.codec.resize(image) for image in problem.images)
         except ValueError as error:
             raise ValueError(f"problem {problem.problem_id}: {error}") from error
-        question = _IMAGE_MARKER.sub("", problem.question).strip() + self._prompt_suffix
+        question = _IMAGE_MARKER.sub("", problem.question).strip()
         content = [*({"type": "image"} for _ in images), {"type": "text", "text": _USER}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if self._system_prompt:
             messages.insert(0, {"role": "system", "content": _SYSTEM})
         rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         try:
-            token_ids = self._expand(self._tokenize(rendered, question), images)
+            plain, (start, end) = self._tokenize(rendered, question)
+            token_ids, places = self._expand(plain, images)
         except ValueError as error:
             raise ValueError(f"problem {problem.problem_id}: {error}") from error
-        return Prompt(problem_id=problem.problem_id, token_ids=token_ids, images=images)
+        span = (places[start], places[end])
+        return Prompt(problem_id=problem.problem_id, token_ids=token_ids, images=images, question=span)
 
-    def _tokenize(self, rendered: str, question: str) -> list[int]:
-        """Special tokens where the template wrote them, plain text between them; the texts are filled in last."""
+    def question_mask(self, prompt: Prompt) -> Bool[torch.Tensor, " prompt"]:
+        """True on the tokens of a prompt that are the problem's own words.
+
+        Not on special tokens, image placeholders, the system prompt, `data.prompt_suffix` and words of the template;
+        nor on a token that straddles one of these and the question.
+        """
+        mask = torch.zeros(len(prompt.token_ids), dtype=torch.bool)
+        mask[slice(*prompt.question)] = True
+        return mask
+
+    def _tokenize(self, rendered: str, question: str) -> tuple[list[int], tuple[int, int]]:
+        """Special tokens where the template wrote them, plain text between them; the texts are filled in last.
+
+        Returns the ids and the (start, end) of those that are wholly the question's, (0, 0) where there are none.
+        """
         token_ids: list[int] = []
+        span = (0, 0)
         start = 0
         for match in [*self._special.finditer(rendered), None]:
             plain = rendered[start : match.start() if match else len(rendered)]
-            plain = plain.replace(_SYSTEM, self._system_prompt).replace(_USER, question)
+            before, mark, after = (part.replace(_SYSTEM, self._system_prompt) for part in plain.partition(_USER))
+            plain = before + (question + self._prompt_suffix + after if mark else "")
             if plain:
-                encoded = self.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)
+                encoded = self.tokenizer(
+                    plain, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+                )
+                if mark:
+                    first, last = len(before), len(before) + len(question)
+                    own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if first <= a and b <= last]
+                    span = (len(token_ids) + own[0], len(token_ids) + own[-1] + 1) if own else (0, 0)
                 token_ids += encoded["input_ids"]
             if match:
                 token_ids.append(self.tokenizer.convert_tokens_to_ids(match.group()))
                 start = match.end()
-        return token_ids
+        return token_ids, span
 
-    def _expand(self, token_ids: list[int], images: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    def _expand(self, token_ids: list[int], images: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], list[int]]:
+        """The ids with every image placeholder repeated, and where each id went (and the end)."""
         found = token_ids.count(self.image_token_id)
         if found != len(images):
             raise ValueError(
@@ -100,14 +125,16 @@ class Policy:
             )
         counts = iter([self.codec.tokens(image) for image in images])
         expanded: list[int] = []
+        places: list[int] = []
         for token in token_ids:
+            places.append(len(expanded))
             expanded += [token] * next(counts) if token == self.image_token_id else [token]
         if len(expanded) >= self._longest:
             raise ValueError(
                 f"the prompt has {len(expanded)} tokens and the model reads {self._longest} in all; lower "
                 "data.max_pixels or shorten the question"
             )
-        return tuple(expanded)
+        return tuple(expanded), [*places, len(expanded)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, special tokens left out."""
@@ -125,6 +152,17 @@ class Policy:
         return score_requests(
             self, requests, temperature=temperature, pack_tokens=pack_tokens, entropy_grad=entropy_grad
         )
+
+    def score_pairs(
+        self,
+        requests: Sequence[ScoreRequest],
+        others: Sequence[Sequence[ByteImages]],
+        *,
+        temperature: float,
+        pack_tokens: int,
+    ) -> list[list[tuple[TokenScores, PairScores]]]:
+        """Scores of given completions and their comparison with other images, see `scoring.score_pairs`."""
+        return score_pairs(self, requests, others, temperature=temperature, pack_tokens=pack_tokens)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

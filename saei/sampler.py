@@ -52,8 +52,8 @@ def sample(
     """Sample every completion of every request (outer list: request, inner: its `indices`), tensors on the CPU.
 
     `noise` None decodes greedily: the largest logit that is not suppressed, top-p without effect. At most `batch_rows`
-    completions are decoded at a time; each distinct (prompt, images) is prefilled once, however many requests share
-    it. Raises ValueError where dropout or gradient checkpointing is active.
+    completions are decoded at a time; each distinct (prompt, images, moved text) is prefilled once, however many
+    requests share it. Raises ValueError where dropout or gradient checkpointing is active.
     """
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
@@ -134,10 +134,13 @@ def _uniforms(noise: Noise, keys: Sequence[tuple[str, int]], length: int) -> Flo
 
 
 def _share_prefixes(requests: Sequence[SampleRequest]) -> tuple[list[Prefix], list[list[tuple[int, int]]]]:
-    """Distinct (prompt, images), and for each its rows as (request, member); short prompts first, to pad less."""
+    """Distinct (prompt, images, moved text), and for each its rows as (request, member).
+
+    Short prompts come first, to pad less.
+    """
     shared: dict[tuple[tuple[int, ...], bytes], tuple[Prefix, list[tuple[int, int]]]] = {}
     for i, request in enumerate(requests):
-        prefix = Prefix(request.prompt.token_ids, request.images)
+        prefix = Prefix(request.prompt.token_ids, request.images, request.text_shift)
         key = (prefix.token_ids, _digest(prefix))
         shared.setdefault(key, (prefix, []))[1].extend((i, member) for member in range(len(request.indices)))
     entries = sorted((entry for entry in shared.values() if entry[1]), key=lambda entry: len(entry[0].token_ids))
@@ -146,9 +149,10 @@ def _share_prefixes(requests: Sequence[SampleRequest]) -> tuple[list[Prefix], li
 
 def _digest(prefix: Prefix) -> bytes:
     digest = hashlib.sha256()
-    for image in prefix.images:
-        digest.update(repr(tuple(image.shape)).encode())
-        digest.update(image.cpu().contiguous().numpy().tobytes())
+    shift = [] if prefix.text_shift is None else [prefix.text_shift.detach().double()]
+    for tensor in [*prefix.images, *shift]:
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.digest()
 
 

@@ -3,9 +3,12 @@
 The vision tower runs once per distinct image of a pass, the decoder once per packed row, and the LM head only where a
 wanted token is predicted, in chunks whose logits are made again in the backward pass, so that no more than one chunk
 of logits is ever held. Softmax is in float32, or in float64 for a float64 model.
+
+`score_pairs` compares the distributions under two images.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from saei.packing import PackedBatch, Piece, attention_mask, pack, restart_positions, split_requests
-from saei.types import ScoreRequest, TokenScores
+from saei.moved_text import moved_text
+from saei.packing import PackedBatch, Piece, attention_mask, pack, request_part, restart_positions, split_requests
+from saei.token_scores import jensen_shannon, kullback_leibler
+from saei.types import ByteImages, PairScores, ScoreRequest, TokenScores
 
 CHUNK_VALUES = 2**26
 """Logits held at a time, in numbers (256 MB in float32)."""
@@ -38,6 +43,76 @@ def score_requests(
     return scored  # pyright: ignore[reportReturnType]  (every member of every request has its row)
 
 
+@torch.no_grad()
+def score_pairs(
+    policy: Any,
+    requests: Sequence[ScoreRequest],
+    others: Sequence[Sequence[ByteImages]],
+    *,
+    temperature: float,
+    pack_tokens: int,
+) -> list[list[tuple[TokenScores, PairScores]]]:
+    """Every completion under its request's images and under other ones: scores, and the two distributions compared.
+
+    `others[r]` holds the images for all completions of request r, or one entry for each of them. Without gradient.
+    Raises ValueError for any other number of entries, and where dropout is active.
+    """
+    refuse_dropout(policy.model)
+    for request, images in zip(requests, others, strict=True):
+        if len(images) not in (1, len(request.completions)):
+            raise ValueError(f"{len(images)} other images for {len(request.completions)} completions: give 1, or each")
+    scored: list[list[Any]] = [[None] * len(request.completions) for request in requests]
+    for pieces in split_requests(requests, pack_tokens, policy.attention_cost):
+        states, targets, counts = _wanted_states(policy, pieces)
+        # piece by piece and completion by completion, so that the wanted tokens come in the same order
+        swapped = [other for piece in pieces for other in _under_others(piece, others[piece.request_index])]
+        batches = split_requests(swapped, pack_tokens, policy.attention_cost)
+        other_states = torch.cat([_wanted_states(policy, batch)[0] for batch in batches])
+        rows = iter(_compare(policy, states, other_states, targets, counts, temperature))
+        for piece in pieces:
+            for member in piece.members:
+                scored[piece.request_index][member] = next(rows)
+    return scored
+
+
+def _under_others(piece: Piece, images: Sequence[ByteImages]) -> list[ScoreRequest]:
+    if len(images) == 1:
+        return [replace(piece.request, images=images[0])]
+    return [
+        replace(request_part(piece.request, [position]), images=images[member])
+        for position, member in enumerate(piece.members)
+    ]
+
+
+def _compare(
+    policy: Any,
+    states: Float[Tensor, "tokens width"],
+    other_states: Float[Tensor, "tokens width"],
+    targets: Int[Tensor, " tokens"],
+    counts: Sequence[int],
+    temperature: float,
+) -> list[tuple[TokenScores, PairScores]]:
+    """One entry a completion, from the hidden states that predict its tokens under the two images."""
+    head = policy.model.get_output_embeddings()
+    size = max(1, CHUNK_VALUES // (2 * head.weight.shape[0]))  # two sets of logits at a time
+    chunks = []
+    for own, other, ids in zip(states.split(size), other_states.split(size), targets.split(size), strict=True):
+        logits, columns = _wide(head(own)), ids[:, None]
+        log_p = torch.log_softmax(logits / temperature, dim=-1)
+        log_q = torch.log_softmax(_wide(head(other)) / temperature, dim=-1)
+        entropies = _entropy(log_p), _entropy(torch.log_softmax(logits, dim=-1)), _entropy(log_q)
+        picked = log_p.gather(-1, columns)[:, 0], log_q.gather(-1, columns)[:, 0]
+        chunks.append((*picked, *entropies, jensen_shannon(log_p, log_q), kullback_leibler(log_p, log_q)))
+    per_value = [torch.cat(values).split(list(counts)) for values in zip(*chunks, strict=True)]
+    return [
+        (
+            TokenScores(logprobs=log_p, entropy=entropy, entropy_t1=entropy_t1),
+            PairScores(logprobs=log_q, entropy=other_entropy, jsd=jsd, kl=kl),
+        )
+        for log_p, log_q, entropy, entropy_t1, other_entropy, jsd, kl in zip(*per_value, strict=True)
+    ]
+
+
 def refuse_dropout(model: nn.Module) -> None:
     """Raise ValueError when the model is in training mode and has dropout."""
     if not model.training:
@@ -51,11 +126,17 @@ def refuse_dropout(model: nn.Module) -> None:
         )
 
 
-def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entropy_grad: bool) -> list[TokenScores]:
+def _wanted_states(
+    policy: Any, pieces: Sequence[Piece]
+) -> tuple[Float[Tensor, "wanted width"], Int[Tensor, " wanted"], tuple[int, ...]]:
+    """The hidden states that predict the wanted tokens, these tokens, and how many each completion has."""
     batch = pack(pieces, policy.end_token_ids[0])
     hidden = _hidden_states(policy, pieces, batch).flatten(0, 1)
-    wanted = hidden[batch.predicts.to(hidden.device)]
-    targets = batch.targets.to(hidden.device)
+    return hidden[batch.predicts.to(hidden.device)], batch.targets.to(hidden.device), batch.counts
+
+
+def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entropy_grad: bool) -> list[TokenScores]:
+    wanted, targets, counts = _wanted_states(policy, pieces)
     head, vocabulary = policy.model.get_output_embeddings(), policy.model.get_output_embeddings().weight.shape[0]
     size = max(1, CHUNK_VALUES // vocabulary)
     chunks = []
@@ -66,8 +147,7 @@ def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entrop
             chunk = _head(head, states, ids, temperature, entropy_grad)
         chunks.append(chunk)
     logprobs, entropy, entropy_t1 = (torch.cat(values) for values in zip(*chunks, strict=True))
-    counts = list(batch.counts)
-    per_completion = zip(logprobs.split(counts), entropy.split(counts), entropy_t1.split(counts), strict=True)
+    per_completion = zip(*(values.split(list(counts)) for values in (logprobs, entropy, entropy_t1)), strict=True)
     return [TokenScores(logprobs=lp, entropy=h, entropy_t1=h1) for lp, h, h1 in per_completion]
 
 
@@ -79,14 +159,17 @@ def _head(
     entropy_grad: bool,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """Log-prob of the target and entropy at `temperature`, and entropy at temperature 1 (never with gradient)."""
-    logits = head(states)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = _wide(head(states))
     log_p = torch.log_softmax(logits / temperature, dim=-1)
     logprobs = log_p.gather(-1, targets[:, None])[:, 0]
     entropy = _entropy(log_p if entropy_grad else log_p.detach())
     if temperature == 1.0:
         return logprobs, entropy, entropy.detach()
     return logprobs, entropy, _entropy(torch.log_softmax(logits.detach(), dim=-1))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _entropy(log_p: Float[Tensor, "tokens vocabulary"]) -> Float[Tensor, " tokens"]:
@@ -113,13 +196,15 @@ def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> 
         policy.tokens_backward += tokens
     else:
         policy.tokens_forward += tokens
-    return model(
-        input_ids=token_ids,
-        attention_mask=attention_mask(segments),
-        position_ids=restart_positions(prefix_positions, batch),
-        mm_encoder_outputs=_encode_images(policy, images, grids, order),
-        use_cache=False,
-    ).last_hidden_state
+    shifts = [piece.request.text_shift for piece in pieces]
+    with moved_text(model.get_input_embeddings(), shifts, [range(prefix) for prefix in batch.prefix_lengths]):
+        return model(
+            input_ids=token_ids,
+            attention_mask=attention_mask(segments),
+            position_ids=restart_positions(prefix_positions, batch),
+            mm_encoder_outputs=_encode_images(policy, images, grids, order),
+            use_cache=False,
+        ).last_hidden_state
 
 
 def _distinct_images(pieces: Sequence[Piece]) -> tuple[list[Tensor], list[int]]:

@@ -44,12 +44,14 @@ class Problem:
 class Prompt:
     """A problem as the policy reads it: token ids with every image placeholder expanded, and the resized 8-bit images.
 
-    `images` is the one array from which both views, evaluation and every engine start (DESIGN 4.1).
+    `images` is the one array from which both views, evaluation and every engine start (DESIGN 4.1). `question` is the
+    (start, end) of the tokens that are the problem's own words; empty where that is not known.
     """
 
     problem_id: str
     token_ids: tuple[int, ...]
     images: ByteImages
+    question: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

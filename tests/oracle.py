@@ -21,7 +21,6 @@ def scored(toy: ToyPolicy) -> Any:
         **{**vars(toy), "codec": codec, "device": torch.device("cpu")},
         attention_cost=1 / 192,
         packed_forwards=0,
-        tokens_forward=0,
         tokens_backward=0,
     )
 

@@ -42,6 +42,7 @@ class ToyPolicy:
     suppressed_token_ids: tuple[int, ...] = (IMAGE, VIDEO, START)
     image_token_id: int = IMAGE
     device: str = "cpu"
+    tokens_forward: int = 0
 
 
 def _special() -> dict[str, int]:

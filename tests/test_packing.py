@@ -318,3 +318,88 @@ def test_a_packed_row_by_hand():
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
+
+
+# --- moved text
+
+
+def shift_of(policy: Any, prompt: Prompt, *, size: float = 0.3) -> torch.Tensor:
+    """Moves the text of a prompt and leaves image placeholders alone."""
+    shift = size * torch.randn(
+        len(prompt.token_ids), 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+    )
+    shift[torch.tensor(prompt.token_ids) == policy.image_token_id] = 0
+    return shift
+
+
+def plain_moved_scores(policy: Any, request: ScoreRequest, shift: torch.Tensor) -> list[tuple[Any, Any]]:
+    """`plain_scores`, the embedding's output replaced by one that is moved by hand."""
+    table = policy.model.get_input_embeddings()
+    original = table.forward
+
+    def moved(token_ids):
+        embedded = original(token_ids)
+        return torch.cat([embedded[:, : len(shift)] + shift, embedded[:, len(shift) :]], dim=1)
+
+    table.forward = moved
+    try:
+        return plain_scores(policy, request)
+    finally:
+        table.forward = original
+
+
+@pytest.mark.parametrize("pack_tokens", [40, 4096])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_moved_text_equals_the_plain_forward_with_moved_embeddings_value_and_gradient(family, pack_tokens):
+    policy = scored(FAMILIES[family](torch.float64))
+    requests = requests_of(policy)
+    gradients = []
+    for packed in (True, False):
+        # the second request's text stays as it is
+        shifts = [None if i == 1 else shift_of(policy, r.prompt).requires_grad_() for i, r in enumerate(requests)]
+        moved = [dataclasses.replace(r, text_shift=shift) for r, shift in zip(requests, shifts, strict=True)]
+        if packed:
+            groups = [
+                [(s.logprobs, s.entropy) for s in g] for g in score(policy, moved, pack_tokens, entropy_grad=True)
+            ]
+        else:
+            groups = [
+                plain_scores(policy, r) if shift is None else plain_moved_scores(policy, r, shift)
+                for r, shift in zip(requests, shifts, strict=True)
+            ]
+        values = torch.cat([value for group in groups for pair in group for value in pair])
+        gradients.append(
+            (values.detach(), torch.autograd.grad(values.square().sum(), [s for s in shifts if s is not None]))
+        )
+    (ours, our_gradients), (theirs, their_gradients) = gradients
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    for mine, other in zip(our_gradients, their_gradients, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-5 * float(other.abs().max()), rtol=0)
+        assert float(mine.abs().max()) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shift_of_zero_is_no_shift_bit_for_bit_and_a_real_one_is_not(family):
+    policy = scored(FAMILIES[family](torch.float32))
+    requests = requests_of(policy)
+    still = [dataclasses.replace(r, text_shift=torch.zeros(len(r.prompt.token_ids), 32)) for r in requests]
+    one = torch.zeros(len(requests[0].prompt.token_ids), 32)
+    one[-1, 0] = 1.0
+    with torch.no_grad():
+        plain_way, zero = score(policy, requests), score(policy, still)
+        moved = score(policy, [dataclasses.replace(requests[0], text_shift=one), *requests[1:]])
+        after = score(policy, requests)  # nothing is left behind
+    for first, second, third, last in zip(plain_way, zero, moved, after, strict=True):
+        for a, b, c, d in zip(first, second, third, last, strict=True):
+            assert torch.equal(a.logprobs, b.logprobs) and torch.equal(a.entropy, b.entropy)
+            assert torch.equal(a.logprobs, d.logprobs)
+            assert torch.allclose(a.logprobs, c.logprobs, atol=1e-3) == (first is not plain_way[0])
+
+
+def test_a_shift_that_does_not_fit_its_prompt_is_refused():
+    policy = scored(qwen2_5_vl())
+    request = requests_of(policy)[0]
+    tokens = len(request.prompt.token_ids)
+    for shape in ((tokens - 1, 32), (tokens, 31)):
+        with pytest.raises(ValueError, match=rf"text_shift must be {tokens} x 32 .* got {shape[0]} x {shape[1]}"):
+            score(policy, [dataclasses.replace(request, text_shift=torch.zeros(shape))])

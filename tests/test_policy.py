@@ -139,6 +139,38 @@ def test_end_and_suppressed_tokens_are_qwens(policy):
     assert {text_of(policy, [t]) for t in policy.suppressed_token_ids} == names
 
 
+# --- the question's own tokens
+
+
+def own_words(policy: Policy, prompt) -> str:
+    mask = policy.question_mask(prompt)
+    return text_of(policy, [token for token, own in zip(prompt.token_ids, mask.tolist(), strict=True) if own])
+
+
+@pytest.mark.parametrize("sizes", [(), ((28, 28),), ((28, 28), (28, 56))], ids=len)
+@pytest.mark.parametrize("question", ["What is the sum of row 1?", "héllo\n\n世界 🙂 user x", HOSTILE])
+def test_the_question_mask_holds_the_words_of_the_question_and_nothing_else(policy, question, sizes):
+    prompt = policy.encode(problem(f"<image>  {question} ", *sizes))
+    assert own_words(policy, prompt) == question
+    mask = policy.question_mask(prompt)
+    special = set(policy.tokenizer.all_special_ids)
+    assert not special & {token for token, own in zip(prompt.token_ids, mask.tolist(), strict=True) if own}
+
+
+def test_neither_system_prompt_nor_suffix_nor_a_token_that_straddles_them_is_the_question():
+    policy = load_policy(CPU, replace(DATA, system_prompt="What is x?", prompt_suffix="\nAnswer in \\boxed{}."))
+    prompt = policy.encode(problem("What is x", (28, 28)))
+    assert text_of(policy, prompt.token_ids).count("What is x") == 2
+    assert own_words(policy, prompt) == "What is x"
+    glued = load_policy(CPU, replace(DATA, prompt_suffix="er?"))
+    words = own_words(glued, glued.encode(problem("What is the numb", (28, 28))))
+    assert "What is the numb".startswith(words) and words
+
+
+def test_a_question_without_words_has_no_tokens(policy):
+    assert not policy.question_mask(policy.encode(problem("<image>", (28, 28)))).any()
+
+
 # --- load
 
 

@@ -292,3 +292,87 @@ def test_on_the_shipped_model_the_sampler_and_the_scorer_agree(shipped):
         kwargs = {"atol": 1e-5, "rtol": 0, "check_dtype": False}
         torch.testing.assert_close(completion.sampler_logprobs, score.logprobs, **kwargs)
         torch.testing.assert_close(completion.sampler_entropy, score.entropy, **kwargs)
+
+
+# --- moved text, and what a call costs
+
+
+def shifted(policy, request: SampleRequest, size: float = 0.5) -> SampleRequest:
+    tokens = len(request.prompt.token_ids)
+    shift = size * torch.randn(tokens, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(tokens))
+    shift[torch.tensor(request.prompt.token_ids) == policy.image_token_id] = 0
+    return replace(request, text_shift=shift)
+
+
+def moved_logits(policy, request: SampleRequest, completion: tuple[int, ...]) -> torch.Tensor:
+    """The plain forward, the embedding's output moved by hand on the prompt."""
+    table, shift = policy.model.get_input_embeddings(), request.text_shift
+    original = table.forward
+
+    def moved(token_ids):
+        embedded = original(token_ids)
+        return torch.cat([embedded[:, : len(shift)] + shift, embedded[:, len(shift) :]], dim=1)
+
+    table.forward = moved
+    try:
+        with torch.no_grad():
+            return policy.model(**inputs_of(policy, request.prompt, completion)).logits[0, len(shift) - 1 : -1]
+    finally:
+        table.forward = original
+
+
+def test_completions_of_moved_text_are_scored_as_the_plain_forward_with_moved_embeddings(policy):
+    clean = requests_for(sampler_models.prompts(policy), 2)
+    moved = [shifted(policy, request) for request in clean]
+    # clean and moved rows of the same prompt in one batch, prompts of different length left-padded together
+    got = draw(policy, [*clean, *moved])
+    plain = draw(policy, clean)
+    for together, alone in zip(got, plain, strict=False):
+        assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    for request, group, before in zip(moved, got[len(clean) :], plain, strict=True):
+        assert not torch.allclose(group[0].sampler_entropy[0], before[0].sampler_entropy[0], atol=1e-4)
+        for completion in group:
+            log_p = torch.log_softmax(moved_logits(policy, request, completion.token_ids), dim=-1)
+            picked = log_p[torch.arange(len(log_p)), list(completion.token_ids)]
+            torch.testing.assert_close(completion.sampler_logprobs, picked, atol=1e-6, rtol=0)
+            torch.testing.assert_close(completion.sampler_entropy, -(log_p.exp() * log_p).sum(-1), atol=1e-6, rtol=0)
+
+
+def test_a_shift_of_zero_samples_as_no_shift_bit_for_bit(policy):
+    clean = requests_for(sampler_models.prompts(policy), 3)
+    still = [shifted(policy, request, size=0.0) for request in clean]
+    for group, other in zip(draw(policy, clean), draw(policy, still), strict=True):
+        for a, b in zip(group, other, strict=True):
+            assert a.token_ids == b.token_ids
+            assert torch.equal(a.sampler_logprobs, b.sampler_logprobs)
+
+
+def test_a_shift_that_does_not_fit_its_prompt_is_refused(policy):
+    (request,) = requests_for(sampler_models.prompts(policy)[:1], 1)
+    tokens = len(request.prompt.token_ids)
+    with pytest.raises(ValueError, match=rf"text_shift must be {tokens} x 32"):
+        draw(policy, [replace(request, text_shift=torch.zeros(tokens + 1, 32))])
+
+
+def test_forward_tokens_are_prompt_tokens_once_and_one_for_each_row_and_step(policy):
+    policy.end_token_ids = policy.suppressed_token_ids[-1:]  # never said: every row runs to the end
+    prompts = sampler_models.prompts(policy)
+    real = sum(len(prompt.token_ids) for prompt in prompts)
+    draw(policy, requests_for(prompts, 3), max_new_tokens=5)
+    # 4 prompts once, padding not counted; 12 rows, whose first token comes from the prefill: 4 steps each
+    assert policy.tokens_forward == real + 12 * 4
+    policy.tokens_forward = 0
+    # the same requests twice share their prefill; batches of 7 rows change nothing
+    draw(policy, requests_for(prompts, 3) * 2, max_new_tokens=5, batch_rows=7)
+    assert policy.tokens_forward == real + 24 * 4
+
+
+def test_finished_rows_cost_nothing_more(policy):
+    prompts = sampler_models.prompts(policy)
+    free = [generate(replace(policy, end_token_ids=policy.suppressed_token_ids[-1:]), p, 12) for p in prompts]
+    policy.end_token_ids = (free[0][2], free[1][5])
+    got = draw(policy, requests_for(prompts, 1), noise=None)
+    lengths = [len(group[0].token_ids) for group in got]
+    assert len(set(lengths)) > 1
+    # a row of n tokens takes n - 1 steps: its last token is drawn and never read
+    assert policy.tokens_forward == sum(len(p.token_ids) for p in prompts) + sum(n - 1 for n in lengths)
