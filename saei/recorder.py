@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saei import control, schema, shaping
+from saei import control, curriculum, schema, shaping
 from saei.config import Config, to_dict
 from saei.identity import trial_id, trial_identity
 
@@ -80,6 +80,7 @@ def reconstructions(config: Config) -> list[str]:
     known = (
         control.RECONSTRUCTIONS.get(config.control.rule),
         shaping.RECONSTRUCTIONS.get(config.advantage.shaping),
+        curriculum.RECONSTRUCTIONS.get(config.data.curriculum),
     )
     return [sentence for sentence in known if sentence]
 

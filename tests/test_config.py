@@ -146,4 +146,4 @@ def test_a_wrong_flag_or_value_leaves_with_code_2_and_says_why(arguments, said, 
 
 
 def test_the_number_of_settings_grows_only_on_purpose():
-    assert len(field_names()) <= 80
+    assert len(field_names()) <= 137  # 77 before the rivals: most are of one view, loss or control

@@ -60,6 +60,11 @@ class AdvantageConfig:
             f"advantage.shaping_strength must be in [-0.5, 0.5], got {self.shaping_strength:g}",
         )
         require(
+            self.shaping != "vppo" or self.shaping_strength >= 0,
+            f"advantage.shaping_strength must be >= 0 for vppo (weights start at 1 - strength), got "
+            f"{self.shaping_strength:g}",
+        )
+        require(
             self.shaping != "none" or self.shaping_strength == 0.1,
             "advantage.shaping_strength does nothing with advantage.shaping none",
         )
@@ -166,6 +171,10 @@ class ControlConfig:
                 f"control.{name} ({getattr(self, name):g}) does nothing for control.rule {self.rule}; it belongs to "
                 f"{', '.join(users)}",
             )
+        require(
+            self.rule not in ("skywork", "aer") or self.coef <= self.coef_max,
+            f"control.coef ({self.coef:g}) must not exceed control.coef_max ({self.coef_max:g})",
+        )
         require(self.rule != "bonus" or self.coef > 0, "control.rule bonus needs control.coef > 0, such as 1e-3")
 
 
