@@ -26,6 +26,10 @@ MISSING = "missing"
 STALE_SECONDS = 600.0
 """A run that says it is running, but has not written its status for this long, was interrupted."""
 
+TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
+FILLS = {("attacks", "image"): 0}
+"""What stands for a column that older runs did not write, where null will not do: keys."""
+
 TRIAL_COLUMNS = ("trial_id", "arm", "seed", "exploratory", "state", "step", "steps", "message", "folder", "same_as")
 
 
@@ -220,8 +224,9 @@ def _read_sweep_table(trials: pd.DataFrame, name: str, columns: Sequence[str]) -
 def read_run_table(folder: Path, name: str, columns: Sequence[str], *, tries: int = 5) -> pa.Table | None:
     """All parts of one table of one run, or None where it has none.
 
-    The run may be alive: a part that vanishes or overlaps while it is being replaced is looked at again. Raises
-    ValueError for rows with equal keys.
+    Columns that an older run of the same schema version did not write are null, or a value of FILLS. The run may be
+    alive: a part that vanishes or overlaps while it is being replaced is looked at again. Raises ValueError for rows
+    with equal keys.
     """
     keys = list(schema.KEYS[name])
     needed = list(dict.fromkeys([*keys, *columns]))
@@ -229,9 +234,7 @@ def read_run_table(folder: Path, name: str, columns: Sequence[str], *, tries: in
         if attempt:
             time.sleep(0.05 * attempt)
         try:
-            parts = [
-                pq.ParquetFile(path).read(columns=needed) for path in sorted((folder / name).glob("part-*.parquet"))
-            ]
+            parts = [_read_part(path, name, needed) for path in sorted((folder / name).glob("part-*.parquet"))]
         except FileNotFoundError:
             continue
         if not parts:
@@ -240,3 +243,14 @@ def read_run_table(folder: Path, name: str, columns: Sequence[str], *, tries: in
         if not table.select(keys).to_pandas().duplicated().any():
             return table.select(list(columns))
     raise ValueError(f"{folder / name}: rows with equal keys ({', '.join(keys)}): two parts cover the same steps")
+
+
+def _read_part(path: Path, name: str, columns: Sequence[str]) -> pa.Table:
+    file = pq.ParquetFile(path)
+    present = file.read(columns=[column for column in columns if column in file.schema_arrow.names])
+    for column in columns:
+        if column not in present.column_names:
+            kind = TYPES[schema.TABLES[name][column]]
+            fill = pa.scalar(FILLS.get((name, column)), kind)
+            present = present.append_column(column, pa.repeat(fill, len(present)))
+    return present.select(list(columns))

@@ -72,7 +72,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _arms(frame: pd.DataFrame) -> list[str]:
+def arms_of(frame: pd.DataFrame) -> list[str]:
     """All arms in order, also those without rows yet, so that colours do not change as results arrive."""
     return list(frame["arm"].cat.categories)
 
@@ -97,22 +97,35 @@ def _curve(
         axes.fill_between(mean.index, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The arms under the axes, three in a row; give the figure `legend_height` for them."""
     handles, labels = axes.get_legend_handles_labels()
     columns = min(len(labels), 3)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)
 
 
-def _banded(frame: pd.DataFrame) -> bool:
+def banded(frame: pd.DataFrame) -> bool:
     """Bands of more arms than this hide each other."""
     return frame["arm"].nunique() <= MOST_BANDS
 
 
-def _seed_note(frame: pd.DataFrame) -> str:
+def legend_height(entries: int) -> float:
+    """Inches that the rows of a legend take beyond the first two, which the usual figure has room for."""
+    return 0.2 * max(0, -(-entries // 3) - 2)
+
+
+def single(arms: int) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, as high as the legend of so many arms needs it."""
+    figure = Figure(figsize=(6.4, 4.2 + legend_height(arms)), layout="constrained")
+    return figure, figure.subplots()
+
+
+def seed_note(frame: pd.DataFrame) -> str:
+    """What lines and bands are, for the title."""
     seeds = frame["seed"].nunique()
     if seeds == 1:
         return "one seed"
-    return f"band: lowest to highest of {seeds} seeds" if _banded(frame) else f"mean of {seeds} seeds"
+    return f"band: lowest to highest of {seeds} seeds" if banded(frame) else f"mean of {seeds} seeds"
 
 
 def _over_steps(frame: pd.DataFrame, value: str, label: str, *, smooth: bool = True) -> Figure | Sentence:
@@ -120,15 +133,14 @@ def _over_steps(frame: pd.DataFrame, value: str, label: str, *, smooth: bool = T
     if frame.empty:
         return Sentence(f"No {label} to draw yet: no run has recorded a step.")
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
+        styles = arm_styles(arms_of(frame))
+        figure, axes = single(len(styles))
         window = _window(frame["step"].nunique()) if smooth else 1
-        styles = arm_styles(_arms(frame))
         for arm, rows in frame.groupby("arm", observed=True):
-            _curve(axes, rows, value, styles[str(arm)], str(arm), window=window, band=_banded(frame))
+            _curve(axes, rows, value, styles[str(arm)], str(arm), window=window, band=banded(frame))
         _label_steps(axes, label, window)
-        axes.set_title(_seed_note(frame), loc="left", color="0.35")
-        _legend_below(figure, axes)
+        axes.set_title(seed_note(frame), loc="left", color="0.35")
+        legend_below(figure, axes)
     return figure
 
 
@@ -142,8 +154,8 @@ def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
     """`stats.final_scores`: a point per seed, and the arm's mean with its 95 % t interval from two seeds on."""
     if final.empty:
         return Sentence("No accuracy to compare yet: no run has finished.")
-    arms = [arm for arm in _arms(final) if (final["arm"] == arm).any()]
-    styles = arm_styles(_arms(final))
+    arms = [arm for arm in arms_of(final) if (final["arm"] == arm).any()]
+    styles = arm_styles(arms_of(final))
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 1.4 + 0.42 * len(arms)), layout="constrained")
         axes = figure.subplots()
@@ -219,7 +231,7 @@ def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure
     """Small multiples: one panel per arm with the same axes, the given lines in each."""
     if frame.empty:
         return Sentence(empty)
-    arms = [arm for arm in _arms(frame) if (frame["arm"] == arm).any()]
+    arms = [arm for arm in arms_of(frame) if (frame["arm"] == arm).any()]
     columns = min(3, len(arms))
     rows = -(-len(arms) // columns)
     styles = arm_styles([name for name, _, _ in lines])
@@ -243,7 +255,7 @@ def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("step" if window == 1 else f"step (mean of {window})")
         fullest = max(grid[: len(arms)], key=lambda axes: len(axes.get_legend_handles_labels()[1]))
-        _legend_below(figure, fullest)
+        legend_below(figure, fullest)
         figure.supylabel(label, fontsize=10)
     return figure
 
@@ -254,18 +266,18 @@ def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
     if frame.empty:
         return Sentence("No attack to show: no run with a changed image has recorded a step.")
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 4.0), layout="constrained")
+        styles = arm_styles(arms_of(frame))
+        figure = Figure(figsize=(8.4, 4.0 + legend_height(len(styles))), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True)
-        styles = arm_styles(_arms(frame))
         titles = {"attack_gain": "same completions, kept tokens", "fresh_gain": "fresh completions, all tokens"}
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
             window = _window(frame["step"].nunique()) if column == "attack_gain" else 1
             for arm, rows in frame.dropna(subset=[column]).groupby("arm", observed=True):
-                _curve(axes, rows, column, styles[str(arm)], str(arm), window=window, band=_banded(frame))
+                _curve(axes, rows, column, styles[str(arm)], str(arm), window=window, band=banded(frame))
             axes.axhline(0, color="0.6", linewidth=1, zorder=0)
             _label_steps(axes, "entropy, moved minus clean (nats)" if column == "attack_gain" else "", window)
             axes.set_title(title, loc="left")
-        _legend_below(figure, panels[0])
+        legend_below(figure, panels[0])
     return figure
 
 

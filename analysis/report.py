@@ -33,7 +33,8 @@ import tyro
 from nbconvert.filters import strip_ansi
 from traitlets.config import Config
 
-from analysis import fragments, plots, stats, tables
+from analysis import attacked, comparisons, costs, fragments, health, plots, stats, tables
+from analysis.arms import filtering, reconstructions
 from analysis.load import SweepData, load_sweep
 from saei import schema
 
@@ -79,6 +80,8 @@ def save_figures(data: SweepData, folder: Path) -> None:
         "accuracy_by_arm": plots.accuracy_by_arm(stats.final_scores(items, data.test_split)),
         "accuracy_over_steps": plots.accuracy_over_steps(stats.scores(items, data.validation_split)),
         "entropy_over_steps": plots.entropy_over_steps(data.table("steps")),
+        "accuracy_over_tokens": comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data), filtering(data)),
+        "accuracy_under_attack": comparisons.accuracy_under_attack(attacked.robustness(data)),
     }
     folder.mkdir(exist_ok=True)
     for name, figure in named.items():
@@ -139,6 +142,17 @@ def render(data: SweepData, notebooks: dict[str, nbformat.NotebookNode]) -> str:
         verdicts=fragments.table(tables.verdicts(data)),
         accuracy=fragments.output(plots.accuracy_by_arm(stats.final_scores(items, data.test_split))),
         entropy=fragments.output(plots.entropy_over_steps(data.table("steps"))),
+        reconstructions=reconstructions(data),
+        filtering=filtering(data),
+        summary=fragments.table(tables.summary_table(data)),
+        cost=fragments.table(tables.cost_table(data)),
+        by_tokens=fragments.output(comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data), filtering(data))),
+        equal_tokens=fragments.table(tables.equal_tokens_table(data)),
+        robustness=fragments.table(tables.robustness_table(data)),
+        under_attack=fragments.output(comparisons.accuracy_under_attack(attacked.robustness(data))),
+        alarms=fragments.table(tables.alarm_table(data)),
+        watched=health.watched(data),
+        begun=int((data.trials["step"] > 0).sum()),
         notebooks={name: fragments.cells(notebook) for name, notebook in notebooks.items()},
         unfinished=fragments.table(tables.unfinished(data)),
         overrides=fragments.table(overrides(data)),
@@ -259,6 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    print(tables.Table(tables.summary_table(load_sweep(settings.results, settings.sweep))))
     print(path.resolve())
     return 0
 

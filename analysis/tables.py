@@ -8,11 +8,16 @@ import math
 
 import pandas as pd
 
-from analysis import stats
+from analysis import attacked, costs, health, stats
+from analysis.arms import filtering, reconstructions
 from analysis.load import SweepData
+from saei import schema
 from saei.schema import SAMPLED
 
 EMPTY = "–"
+ON_TOKENS = "compared at equal generated tokens: see figure"
+"""In place of a verdict for arms that drop groups."""
+JUDGEMENT = ("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed")
 
 
 class Table:
@@ -42,27 +47,41 @@ def progress(data: SweepData) -> pd.DataFrame:
 
 
 def compared(data: SweepData) -> pd.DataFrame:
-    """`stats.compare_arms` of the sweep's primary metric, with `against`, `primary` and `exploratory`.
+    """`stats.compare_arms` of the primary metric, with `against`, `primary`, `exploratory` and `reconstruction`.
 
     The row of the primary arm is the planned pair, whatever its reference; all others are against the baseline. A pair
-    of which one arm is not in the plan has no row: its other arm is then compared like any other.
+    of which one arm is not in the plan has no row: its other arm is then compared like any other. Where one arm of a
+    pair drops groups, their steps are no fair measure: the row has no difference, the verdict ON_TOKENS, and no part in
+    the adjustment of the other p values.
     """
     baseline = data.plan.get("baseline", "")
     primary, reference = planned_pair(data)
     if not {primary, reference} <= set(data.arms):
         primary, reference = "", baseline
+    against = {arm: reference if arm == primary else "" if arm == baseline else baseline for arm in data.arms}
+    dropping = set(filtering(data))
+    unfair = [arm for arm in data.arms if against[arm] and dropping & {arm, against[arm]}]
     final = stats.final_scores(data.table("eval"), data.test_split)
-    frame = stats.compare_arms(final, arms=data.arms, baseline=baseline, primary=primary)
-    if primary and reference != baseline:
+    fair = [arm for arm in data.arms if arm not in unfair]
+    frames = [stats.compare_arms(final, arms=fair, baseline=baseline, primary=primary)] if fair else []
+    if primary in fair and reference != baseline:
         pair = stats.compare_arms(final, arms=[primary], baseline=reference, primary=primary)
-        rows = [pair if arm == primary else frame[frame["arm"] == arm] for arm in data.arms]
-        frame = pd.concat(rows, ignore_index=True)
-    arms = list(frame.get("arm", []))
+        frames = [frames[0][frames[0]["arm"] != primary], pair]
+    frames += [_on_tokens(stats.compare_arms(final, arms=[arm], baseline=against[arm])) for arm in unfair]
+    if not frames:
+        return pd.DataFrame(columns=["arm", "against", "primary", "exploratory", "reconstruction"])
+    frame = pd.concat(frames).set_index("arm").loc[data.arms].reset_index()
     later = data.trials.groupby("arm", observed=True)["exploratory"].any()
-    frame["primary"] = [arm == primary for arm in arms]
-    frame["against"] = [reference if arm == primary else "" if arm == baseline else baseline for arm in arms]
-    frame["exploratory"] = [bool(later.get(arm, False)) for arm in arms]
+    ours = reconstructions(data)
+    frame["primary"] = [arm == primary for arm in data.arms]
+    frame["against"] = [against[arm] for arm in data.arms]
+    frame["exploratory"] = [bool(later.get(arm, False)) for arm in data.arms]
+    frame["reconstruction"] = [arm in ours for arm in data.arms]
     return frame
+
+
+def _on_tokens(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(**dict.fromkeys(JUDGEMENT, math.nan), verdict=ON_TOKENS)
 
 
 def planned_pair(data: SweepData) -> tuple[str, str]:
@@ -92,15 +111,16 @@ def verdicts(data: SweepData) -> pd.DataFrame:
     frame = compared(data)
     named = bool(set(frame["against"]) - {"", data.plan.get("baseline", "")})
     for row in frame.itertuples():
+        notes = ["primary contrast"] * row.primary + ["reconstruction"] * row.reconstruction
         rows.append(
             {
-                "arm": f"{row.arm} (primary contrast)" if row.primary else str(row.arm),
+                "arm": f"{row.arm} ({', '.join(notes)})" if notes else str(row.arm),
                 **({"against": row.against or EMPTY} if named else {}),
                 f"accuracy ({metric})": percent(row.score),
                 "difference (points)": points(row.difference, signed=True),
                 "95 % interval": interval_text(row.low, row.high),
                 "p": p_text(row.p_judged),
-                "seeds": str(row.seeds) if row.verdict == "baseline" else f"{row.pairs} paired",
+                "seeds": str(row.seeds) if row.verdict in ("baseline", ON_TOKENS) else f"{row.pairs} paired",
                 "detectable (points)": points(row.mde),
                 "seeds in all": seeds_text(row),
                 "verdict": f"{row.verdict} (exploratory)" if row.exploratory else row.verdict,
@@ -138,9 +158,13 @@ def seeds_text(row) -> str:
 
 
 def side_figures(data: SweepData) -> pd.DataFrame:
-    """mean@k, greedy, pass@k and entropy of the last step on the test split and every shifted one, mean over seeds."""
+    """mean@k, greedy, pass@k and entropy of the last step, mean over seeds: test split, shifted and transfer sets.
+
+    Attacked evaluations are not among them: `attacked.robustness`.
+    """
     items = data.table("eval")
-    shifted = [split for split in pd.unique(items["split"]) if split not in (data.test_split, data.validation_split)]
+    own = (data.test_split, data.validation_split)
+    shifted = [split for split in pd.unique(items["split"]) if split not in own and not attacked.is_attacked(split)]
     frame = stats.side_figures(items, [data.test_split, *sorted(shifted)])
     if frame.empty:
         return pd.DataFrame({"figures": ["none yet: no run has finished"]})
@@ -191,3 +215,147 @@ def unfinished(data: SweepData) -> pd.DataFrame:
     """Planned trials that have not finished, with where they stand."""
     frame = data.trials[data.trials["state"] != "finished"]
     return frame[["arm", "seed", "state", "step", "steps", "message", "trial_id"]].reset_index(drop=True)
+
+
+def summary_table(data: SweepData) -> pd.DataFrame:
+    """One look at every arm: accuracy, entropy at the end, cost of a run, what went wrong. Means of finished seeds.
+
+    Entropy is that of the validation completions after the last step (temperature 1). `went wrong` counts seeds, of all
+    that have begun: those that diverged (see `health`), and those in which a detector fired.
+    """
+    items = data.table("eval")
+    final = stats.final_scores(items, data.test_split)
+    entropy = stats.side_figures(items, [data.validation_split])
+    cost = costs.mean_costs(data).set_index("arm")
+    wrong = _went_wrong(data)
+    rows = []
+    for row in compared(data).itertuples():
+        own = final.loc[final["arm"] == row.arm, "accuracy"]
+        spread = f" ({percent(own.min())} to {percent(own.max())})" if len(own) > 1 else ""
+        ends = entropy.loc[entropy["arm"] == row.arm, "entropy (nats)"] if len(entropy) else []
+        spent = cost.loc[row.arm] if row.arm in cost.index else None
+        rows.append(
+            {
+                "arm": f"{row.arm} (reconstruction)" if row.reconstruction else str(row.arm),
+                "seeds": len(own),
+                f"{data.test_split}, {str(data.plan.get('metric', '')).rpartition('/')[2]}": percent(row.score)
+                + spread,
+                "entropy (nats)": f"{ends.iloc[0]:.3f}" if len(ends) else EMPTY,
+                "generated tokens": amount(spent["generated"]) if spent is not None else EMPTY,
+                "forward + backward tokens": amount(spent["processed"]) if spent is not None else EMPTY,
+                "time": duration(spent["seconds"]) if spent is not None else EMPTY,
+                "went wrong": wrong.get(row.arm, "nothing"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _went_wrong(data: SweepData) -> dict[str, str]:
+    """Arm -> what happened in how many of the seeds that have begun."""
+    begun = data.trials[data.trials["step"] > 0].groupby("arm", observed=True).size()
+    diverged, fired = health.diverged(data), health.alarms(data)
+    fired = fired[fired["detector"] != health.EXPLOSION]  # told as divergence
+    watched = {tree["arm"] for tree in data.documents(schema.ALARMS_FILE)}
+    found = {}
+    for arm in data.arms:
+        runs = int(begun.get(arm, 0))
+        reasons = {seed: why for (name, seed), why in sorted(diverged.items()) if name == arm}
+        parts = (
+            [f"diverged in {len(reasons)} of {runs}: {'; '.join(dict.fromkeys(reasons.values()))}"] if reasons else []
+        )
+        counted = fired[fired["arm"] == arm].groupby("detector", sort=True)["seed"].nunique()
+        parts += [f"{name} in {count} of {runs}" for name, count in counted.items()]
+        nothing = "nothing" if arm in watched else "no alarms recorded" if runs else EMPTY
+        found[arm] = "; ".join(parts) or nothing
+    return found
+
+
+def cost_table(data: SweepData) -> pd.DataFrame:
+    """Tokens and time of each arm, mean over finished seeds, with the ratio to the baseline in brackets."""
+    frame = costs.mean_costs(data)
+    if frame.empty:
+        return pd.DataFrame({"cost": ["not known yet: no run has finished"]})
+    baseline = frame[frame["arm"] == data.plan.get("baseline", "")]
+
+    def cell(column: str, value: float, text: str) -> str:
+        own = float(baseline[column].iloc[0]) if len(baseline) else math.nan
+        return text if math.isnan(value) or not own > 0 else f"{text} ({value / own:.2f}×)"
+
+    names = {
+        "generated": "generated tokens",
+        "forward": "forward tokens",
+        "backward": "backward tokens",
+        "processed": "forward + backward",
+        "step_seconds": "time a step",
+        "seconds": "time in all",
+    }
+    rows = []
+    for row in frame.to_dict("records"):
+        seconds = {column: duration(row[column]) for column in ("step_seconds", "seconds")}
+        texts = {column: seconds.get(column) or amount(row[column]) for column in names}
+        rows.append(
+            {"arm": str(row["arm"])} | {names[column]: cell(column, row[column], texts[column]) for column in names}
+        )
+    return pd.DataFrame(rows)
+
+
+def equal_tokens_table(data: SweepData) -> pd.DataFrame:
+    """Validation accuracy where all runs had generated as many tokens, and the paired difference to the baseline."""
+    tokens, frame = costs.at_equal_tokens(data)
+    if frame.empty:
+        return pd.DataFrame({"accuracy": ["not known yet: no run has finished"]})
+    baseline = frame[frame["arm"] == data.plan.get("baseline", "")].set_index("seed")["accuracy"]
+    rows = []
+    for arm, runs in frame.groupby("arm", observed=True):
+        own = runs.set_index("seed")["accuracy"]
+        shared = own.index.intersection(baseline.index) if arm != data.plan.get("baseline") else own.index[:0]
+        difference = stats.t_interval((own[shared] - baseline[shared]).tolist())
+        rows.append(
+            {
+                "arm": str(arm),
+                f"accuracy at {amount(tokens)} tokens": percent(own.mean()),
+                "difference (points)": points(difference.mean, signed=True),
+                "95 % interval": interval_text(difference.low, difference.high),
+                "seeds": len(own),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def alarm_table(data: SweepData) -> pd.DataFrame:
+    """Every alarm: arm, seed, step, which detector, and its sentence. Empty where none was recorded."""
+    frame = health.alarms(data)[["arm", "seed", "step", "detector", "sentence"]]
+    # the step has a column of its own
+    sentences = [
+        text.removeprefix(f"step {step}: ") for text, step in zip(frame["sentence"], frame["step"], strict=True)
+    ]
+    return frame.assign(sentence=sentences)
+
+
+def robustness_table(data: SweepData) -> pd.DataFrame:
+    """Accuracy under attack, mean over seeds: one row per arm and attack, one column per strength in grey levels."""
+    frame = attacked.robustness(data)
+    if frame.empty:
+        return frame
+    means = frame.pivot_table(index=["attack", "arm"], columns="level", values="accuracy", observed=True)
+    means.columns = [f"{level:g} levels" for level in means.columns]
+    return means.map(percent).reset_index()
+
+
+def amount(count: float) -> str:
+    """A number of tokens in at most three digits and a unit; thousands k, millions M, billions G."""
+    if math.isnan(count):
+        return EMPTY
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 0.31 s, 42 s, 3.5 min, 2.1 h."""
+    if math.isnan(seconds):
+        return EMPTY
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"

@@ -38,7 +38,7 @@ LARGE_LEVELS = 8.0
 UNREADABLE_SHARE = 0.5
 """Accuracy on such images below this share of the clean view's: the completions no longer answer the question."""
 SILENT_SHARE = 0.8
-"""Mean share of groups without signal: a step of 8 groups then learns from one or two. Healthy: up to 0.65."""
+"""Mean share of groups without signal: a step of 8 groups then learns from one or two. Healthy: up to 0.7."""
 LENGTH_FACTOR, TRUNCATED_RISE = 2.0, 0.3
 """Mean completion length against its start; share of cut completions above its start."""
 REWARD_GAIN, ACCURACY_PART = 0.03, 0.25

@@ -39,13 +39,19 @@ def write_sweep(
     leave_out: Sequence[tuple[str, int]] = (),
     unfinished: Mapping[tuple[str, int], str] | None = None,
     right: Mapping[str, Sequence[int]] | None = None,
+    filters: Sequence[str] = (),
+    reconstructions: Mapping[str, Sequence[str]] | None = None,
+    alarms: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] | None = None,
+    attacked: bool = False,
 ) -> Path:
     """Write `results/<name>`; the first arm is the baseline, the second the primary contrast. Returns the folder.
 
     `leave_out`: (arm, seed) pairs of the plan without a run directory. `unfinished`: (arm, seed) -> state of runs that
     stopped half way, without DONE. `right`: arm -> per seed, how many sampled test completions are right, not drawn.
+    `filters`: arms that drop groups and sample twice as many. `reconstructions`: arm -> sentences of its config.
+    `alarms`: (arm, seed) -> its alarms; with any, every run has the file. `attacked`: evaluations under attack, too.
     """
-    unfinished, right = unfinished or {}, right or {}
+    unfinished, right, reconstructions = unfinished or {}, right or {}, reconstructions or {}
     trials = [
         {"trial_id": fake_id(arm, seed), "arm": arm, "seed": seed, "exploratory": False}
         for arm in arms
@@ -81,7 +87,14 @@ def write_sweep(
             text=text,
             state=unfinished.get(key, schema.FINISHED),
             right=right[trial["arm"]][trial["seed"]] if trial["arm"] in right else None,
+            levels=(2, 8) if attacked else (),
+            filtered=trial["arm"] in filters,
         )
+        if trial["arm"] in reconstructions:
+            path = folder / trial["trial_id"] / schema.CONFIG_FILE
+            _write(path, {**json.loads(path.read_text()), "reconstructions": list(reconstructions[trial["arm"]])})
+        if alarms is not None:
+            _write(folder / trial["trial_id"] / schema.ALARMS_FILE, {"alarms": list(alarms.get(key, ()))})
     return folder
 
 
@@ -102,10 +115,12 @@ def write_run(
     text: str,
     state: str = schema.FINISHED,
     right: int | None = None,
+    levels: Sequence[int] = (),
+    filtered: bool = False,
 ) -> None:
     """One run directory; a run that is not finished has half its steps, no test rows and no DONE.
 
-    `right`: exactly the first so many sampled test completions are right.
+    `right`: exactly the first so many sampled test completions are right. `levels`: sizes of the attacks in its tests.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = steps if state == schema.FINISHED else steps // 2
@@ -115,12 +130,17 @@ def write_run(
     for step in range(done):
         progress = step / max(1, steps - 1)
         add_step(writer, rng, step, progress, effect=effect, views=views, text=text)
+        generated = 3000 * (1 + filtered)
+        forward = generated * (1 + attacked)
+        spent = {"tokens_generated": generated, "tokens_forward": forward, "tokens_backward": 4000 + 2000 * attacked}
+        writer["steps"][-1] |= spent
     for step in sorted({*range(0, done + 1, max(1, steps // 4)), done}):
         level = START + effect * step / steps
         add_eval(writer, rng, step, "validation", level, problems=problems, samples=samples, text=text)
     if state == schema.FINISHED:
         for split, drop in (("test", 0.0), ("larger_grid", 0.15)):
             add_eval(writer, rng, done, split, START + effect - drop, problems=problems, samples=samples, text=text)
+        add_attacked(writer, rng, done, START + effect, levels, problems=problems // 2, samples=samples, text=text)
     if right is not None:
         tested = [row for row in writer["eval"] if (row["split"], row["decoding"]) == ("test", schema.SAMPLED)]
         for number, row in enumerate(tested):
@@ -131,7 +151,7 @@ def write_run(
         write_part(folder, table, (half, done), [row for row in rows if row["step"] >= half])
     if attacked:
         write_strips(folder, rng, done)
-    write_papers(folder, seed=seed, done=done, steps=steps, state=state, rows=writer["eval"])
+    write_papers(folder, seed=seed, done=done, steps=steps, state=state, rows=writer["eval"], filtered=filtered)
 
 
 def add_step(writer: dict[str, list], rng, step: int, progress: float, *, effect: float, views, text: str) -> None:
@@ -148,6 +168,9 @@ def add_step(writer: dict[str, list], rng, step: int, progress: float, *, effect
         "entropy_middle": 0.4 * entropy,
         "entropy_high": 2.6 * entropy,
         "completion_length": 30 + rng.normal(0, 2),
+        "reward_accuracy": START + effect * progress,
+        "groups_sampled": 8,
+        "groups_trained": 8,
         "time_step": 1.0,
     }
     fresh = gain * 0.8 if step % 5 == 0 else float("nan")
@@ -173,7 +196,7 @@ def add_eval(writer: dict[str, list], rng, step: int, split: str, level: float, 
                         "step": step,
                         "split": split,
                         "decoding": decoding,
-                        "problem_id": f"{split}-{problem:03d}",
+                        "problem_id": f"{split.partition('@')[0]}-{problem:03d}",
                         "kind": "sum" if problem % 2 else "largest",
                         "index": index,
                         "text": text,
@@ -186,6 +209,13 @@ def add_eval(writer: dict[str, list], rng, step: int, split: str, level: float, 
                         "entropy": 0.2 - 0.1 * level,
                     }
                 )
+
+
+def add_attacked(writer: dict[str, list], rng, step: int, level: float, sizes: Sequence[int], **amounts) -> None:
+    """Evaluations of the first test problems under attacks of so many grey levels; EgAS hurts more than noise."""
+    for attack, harm in (("egas", 0.02), ("gaussian", 0.005)):
+        for size in sizes:
+            add_eval(writer, rng, step, f"test@{attack}:{size}", level - harm * size, **amounts)
 
 
 def write_part(folder: Path, table: str, steps: tuple[int, int], rows: Sequence[dict[str, Any]]) -> None:
@@ -212,9 +242,12 @@ def write_strips(folder: Path, rng, done: int) -> None:
         Image.fromarray(strip).save(folder / schema.IMAGES_FOLDER / f"step-{step:06d}-egas-train%2F{step}.png")
 
 
-def write_papers(folder: Path, *, seed: int, done: int, steps: int, state: str, rows: Sequence[dict]) -> None:
+def write_papers(
+    folder: Path, *, seed: int, done: int, steps: int, state: str, rows: Sequence[dict], filtered: bool = False
+) -> None:
     """config.json, environment.json, status.json and, for a finished run, DONE."""
     config = {"seed": seed, "steps": steps, "data": {"source": "digits"}}
+    config["filter"] = {"rule": "mixed_accuracy" if filtered else "none"}
     named = {"trial_id": folder.name}
     _write(folder / schema.CONFIG_FILE, {"schema_version": schema.SCHEMA_VERSION, **named, "config": config})
     packages = {"torch": "2.13.0", "transformers": "5.23.0"}

@@ -16,7 +16,20 @@ from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 from statsmodels.stats.power import TTestPower
 
-from analysis import fragments, load, plots, reference, report, stats, tables
+from analysis import (
+    arms,
+    attacked,
+    comparisons,
+    costs,
+    fragments,
+    health,
+    load,
+    plots,
+    reference,
+    report,
+    stats,
+    tables,
+)
 from saei import schema
 from saei.config import Config
 from sweeps.definition import Sweep, parse_setting
@@ -47,6 +60,8 @@ def all_plots(data):
         plots.reward_over_steps(steps),
         plots.length_over_steps(steps),
         plots.strip_gallery(data.strips()),
+        comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data)),
+        comparisons.accuracy_under_attack(attacked.robustness(data)),
     ]
 
 
@@ -72,7 +87,9 @@ def test_a_full_sweep_has_every_row_of_every_trial(results):
 def test_no_results_at_all_is_an_empty_sweep_with_sentences_for_plots(tmp_path):
     data = load.load_sweep(tmp_path)
     assert all(isinstance(drawn, plots.Sentence) for drawn in all_plots(data))
-    for table in (tables.verdicts, tables.side_figures, tables.examples, tables.last_steps, tables.progress):
+    own = (tables.verdicts, tables.side_figures, tables.examples, tables.last_steps, tables.progress)
+    new = (tables.summary_table, tables.cost_table, tables.equal_tokens_table, tables.alarm_table)
+    for table in (*own, *new, tables.robustness_table):
         table(data)
 
 
@@ -298,7 +315,8 @@ def test_loaded_scores_equal_those_that_the_run_sealed(results):
 
 
 def test_every_plot_of_a_full_sweep_is_a_figure_with_labelled_axes(results):
-    drawn = all_plots(load.load_sweep(results, "full"))
+    *drawn, under_attack = all_plots(load.load_sweep(results, "full"))
+    assert isinstance(under_attack, plots.Sentence)  # nothing was attacked in this sweep
     assert all(isinstance(figure, Figure) for figure in drawn)
     entropy = drawn[2].axes[0]
     assert entropy.get_ylabel() == "entropy (nats per token)" and entropy.get_xlabel() == "step"
@@ -331,7 +349,7 @@ def test_the_report_is_one_page_that_needs_nothing_and_escapes_what_models_wrote
     figures = {figure.name for figure in (path.parent / "figures").iterdir()}
     assert figures == {
         f"{name}.{kind}"
-        for name in ("accuracy_by_arm", "accuracy_over_steps", "entropy_over_steps")
+        for name in ("accuracy_by_arm", "accuracy_over_steps", "accuracy_over_tokens", "entropy_over_steps")
         for kind in ("png", "svg")
     }
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -504,6 +522,220 @@ def test_a_baseline_that_is_the_reference_and_was_not_launched_is_named_in_sente
         "The primary contrast, step_2 minus grpo, is not part of this plan: launched without grpo. "
         "Without the baseline grpo in this plan, no arm is compared with it."
     )
+
+
+# ---- rivals: cost, groups dropped, reconstructions, alarms, attacks
+
+COLLAPSE = {
+    "detector": "entropy_collapse",
+    "step": 14,
+    "sentence": "step 14: entropy has stayed low; look at view.step_size",
+    "setting": "view.step_size",
+}
+EXPLOSION = {**COLLAPSE, "detector": "entropy_explosion", "step": 16}
+
+
+@pytest.fixture(scope="module")
+def rivals(tmp_path_factory):
+    """Five arms of 20 steps; dapo drops groups and samples twice as many completions."""
+    folder = tmp_path_factory.mktemp("rivals")
+    # 12 problems x 8 completions: of 96 right in the three seeds
+    right = {
+        "GRPO": (48, 48, 48),
+        "saei": (50, 52, 57),
+        "noisyrollout": (58, 60, 62),
+        "dapo": (90, 90, 90),
+        "aer": (24, 24, 24),
+    }
+    write_sweep(
+        folder,
+        "rivals",
+        arms={"GRPO": 0.1, "saei": 0.16, "noisyrollout": 0.13, "dapo": 0.15, "aer": 0.12},
+        right=right,
+        filters=["dapo"],
+        reconstructions={"aer": ["The difficulty weights are ours."]},
+        alarms={("saei", 1): [COLLAPSE], ("saei", 2): [COLLAPSE, COLLAPSE], ("aer", 0): [EXPLOSION]},
+        attacked=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rival_data(rivals):
+    return load.load_sweep(rivals)
+
+
+def test_an_arm_that_drops_groups_gets_no_verdict_by_steps(rival_data):
+    assert arms.filtering(rival_data) == ["dapo"]
+    shown = tables.verdicts(rival_data).set_index("arm")
+    assert shown.loc["dapo", "verdict"] == "compared at equal generated tokens: see figure"
+    assert list(shown.loc["dapo", ["difference (points)", "95 % interval", "p"]]) == ["–", "–", "–"]
+    assert shown.loc["dapo", "accuracy (mean@8)"] == "93.8 %"  # 90 of 96
+    # and takes no part in Holm's adjustment: noisyrollout and aer are two, not three. noisyrollout: 10, 12, 14 of 96
+    # more, t = 12 sqrt 3 / 2 = 10.39, p = 1 - t / sqrt(t^2 + 2) = 0.0091, aer: always 24 fewer, p = 0
+    rows = tables.compared(rival_data).set_index("arm")
+    assert rows.loc["noisyrollout", "p"] == pytest.approx(0.0091, abs=1e-4)
+    assert rows.loc["noisyrollout", "p_judged"] == rows.loc["noisyrollout", "p"]  # 1 x the larger of two
+    assert rows.loc["aer", "verdict"] == stats.WORSE
+
+
+def test_a_planned_pair_of_which_one_drops_groups_has_no_verdict_either(tmp_path):
+    write_sweep(tmp_path, arms={"grpo": 0.1, "dapo": 0.2}, steps=4, problems=2, filters=["dapo"])
+    data = load.load_sweep(tmp_path)
+    assert report.primary_sentence(data) == "dapo minus grpo: compared at equal generated tokens: see figure."
+    (tmp_path / "other").mkdir()
+    write_sweep(tmp_path / "other", arms={"grpo": 0.1, "saei": 0.2}, steps=4, problems=2, filters=["grpo"])
+    verdicts = tables.verdicts(load.load_sweep(tmp_path / "other"))["verdict"]
+    assert list(verdicts) == ["baseline", "compared at equal generated tokens: see figure"]
+
+
+def test_a_reconstruction_is_labelled_and_explained(rival_data):
+    assert arms.reconstructions(rival_data) == {"aer": ["The difficulty weights are ours."]}
+    names = ["GRPO", "saei (primary contrast)", "noisyrollout", "dapo", "aer (reconstruction)"]
+    assert list(tables.verdicts(rival_data)["arm"]) == names
+    assert list(tables.summary_table(rival_data)["arm"])[-1] == "aer (reconstruction)"
+
+
+def test_costs_are_sums_over_the_steps_of_a_run_and_ratios_are_to_the_baseline(rival_data):
+    # 20 steps of 3000 generated, 3000 forward and 4000 backward tokens, 1 s each; saei 6000 and 6000, dapo twice
+    shown = tables.cost_table(rival_data).set_index("arm")
+    assert list(shown.loc["GRPO"]) == [
+        "60 k (1.00×)", "60 k (1.00×)", "80 k (1.00×)", "140 k (1.00×)", "1 s (1.00×)", "20 s (1.00×)",
+    ]  # fmt: skip
+    assert shown.loc["saei", "forward + backward"] == "240 k (1.71×)"  # 12000 / 7000
+    assert shown.loc["dapo", "generated tokens"] == "120 k (2.00×)"
+    assert shown.loc["dapo", "forward tokens"] == "240 k (4.00×)"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(7, "7"), (999, "999"), (999.6, "1 k"), (61_440, "61.4 k"), (1.234e7, "12.3 M"), (2e9, "2 G")]
+)
+def test_amounts_have_three_digits_and_a_unit(count, text):
+    assert tables.amount(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.314, "0.31 s"), (42, "42 s"), (210, "3.5 min"), (7560, "2.1 h")])
+def test_durations_read_as_a_person_says_them(seconds, text):
+    assert tables.duration(seconds) == text
+
+
+def test_an_evaluation_stands_at_the_tokens_generated_before_it(rival_data):
+    frame = costs.accuracy_by_tokens(rival_data)
+    # evaluations after 0, 5, 10, 15 and 20 steps of 3000 tokens; dapo's steps have 6000
+    assert frame[(frame["arm"] == "GRPO") & (frame["seed"] == 0)]["tokens"].tolist() == [0, 15e3, 30e3, 45e3, 60e3]
+    assert frame[(frame["arm"] == "dapo") & (frame["seed"] == 0)]["tokens"].tolist() == [0, 30e3, 60e3, 90e3, 120e3]
+    tokens, scored = costs.at_equal_tokens(rival_data)
+    assert tokens == 60e3
+    half_way = frame[(frame["arm"] == "dapo") & (frame["seed"] == 1) & (frame["step"] == 10)]["accuracy"].item()
+    ours = scored[(scored["arm"] == "dapo") & (scored["seed"] == 1)]["accuracy"].item()
+    assert ours == pytest.approx(half_way)
+    figure = comparisons.accuracy_over_tokens(frame, arms.filtering(rival_data))
+    lines = {line.get_label(): line.get_xdata()[-1] for line in figure.axes[0].lines}
+    assert lines["GRPO"] == 60e3 and lines["dapo (drops groups)"] == 120e3
+
+
+def test_alarms_are_listed_by_arm_seed_and_step_with_their_sentence(rival_data):
+    shown = tables.alarm_table(rival_data)
+    assert shown[["arm", "seed", "step", "detector"]].values.tolist() == [
+        ["saei", 1, 14, "entropy_collapse"],
+        ["saei", 2, 14, "entropy_collapse"],
+        ["saei", 2, 14, "entropy_collapse"],
+        ["aer", 0, 16, "entropy_explosion"],
+    ]
+    assert shown["sentence"][0] == "entropy has stayed low; look at view.step_size"
+
+
+def test_the_summary_has_a_row_an_arm_with_what_went_wrong_in_how_many_seeds(rival_data):
+    shown = tables.summary_table(rival_data).set_index("arm")
+    assert shown.loc["saei", "test, mean@8"] == "55.2 % (52.1 % to 59.4 %)"  # 53, 50 and 57 of 96
+    assert shown.loc["saei", "went wrong"] == "entropy_collapse in 2 of 3"
+    assert shown.loc["GRPO", "went wrong"] == "nothing"
+    assert shown.loc["aer (reconstruction)", "went wrong"] == "diverged in 1 of 3: entropy exploded (step 16)"
+    assert list(shown.loc["dapo", ["generated tokens", "forward + backward tokens", "time"]]) == [
+        "120 k", "360 k", "20 s",
+    ]  # fmt: skip
+    # after the last step, 0.2 - 0.1 x (0.4 + 0.1)
+    assert shown.loc["GRPO", "entropy (nats)"] == "0.150"
+
+
+def steps_table(length=20, **columns):
+    known = {"loss": 0.1, "grad_norm": 0.5, "skipped_updates": 0, "reward_accuracy": 0.5, "groups_trained": 8.0}
+    frame = pd.DataFrame({"step": range(length), **known})
+    for name, changes in columns.items():
+        for first, value in changes.items():
+            frame.loc[first:, name] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({}, ""),
+        ({"skipped_updates": {4: 1, 6: 0}}, "2 skipped updates (first in step 4)"),
+        ({"loss": {7: math.nan}}, "loss or gradient not finite (step 7)"),
+        ({"loss": {7: math.nan, 8: 0.1}, "groups_trained": {7: 0, 8: 8}}, ""),  # no group was left to train on
+        ({"loss": {7: math.inf}, "groups_trained": {0: math.nan}}, "loss or gradient not finite (step 7)"),
+        ({"reward_accuracy": {10: 0.04}}, "training accuracy fell from 0.50 to 0.04"),
+        ({"reward_accuracy": {10: 0.06}}, ""),  # a tenth of 0.5 is 0.05
+    ],
+)
+def test_a_run_diverged_by_its_updates_its_loss_or_its_accuracy(columns, why):
+    assert health.why_diverged(steps_table(**columns)) == why
+
+
+def test_attacked_evaluations_are_read_by_attack_and_level_with_the_same_clean_problems_as_level_0(rival_data):
+    frame = attacked.robustness(rival_data)
+    assert frame.groupby(["attack", "level"]).size().to_dict() == {
+        (attack, level): 15 for attack in ("egas", "gaussian") for level in (0.0, 2.0, 8.0)
+    }
+    items = rival_data.table("eval").query("arm == 'saei' and seed == 0 and decoding == 'sampled' and split == 'test'")
+    first = items[items["problem_id"].isin([f"test-{i:03d}" for i in range(6)])]["accuracy"].mean()
+    ours = frame.query("arm == 'saei' and seed == 0 and level == 0 and attack == 'egas'")["accuracy"].item()
+    assert ours == pytest.approx(first)
+    assert list(tables.robustness_table(rival_data)) == ["attack", "arm", "0 levels", "2 levels", "8 levels"]
+    figure = comparisons.accuracy_under_attack(frame)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["egas", "gaussian"]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [0, 2, 8]
+    assert set(tables.side_figures(rival_data)["split"]) == {"test", "larger_grid"}
+
+
+def test_the_page_of_rivals_says_what_may_not_be_compared_and_what_went_wrong(rival_data):
+    page = report.render(rival_data, {})
+    for text in (
+        "aer (reconstruction)",
+        "The difficulty weights are ours.",
+        "compared at equal generated tokens: see figure",
+        "dapo drops groups",
+        "Recorded in 15 of 15 runs",
+        "entropy has stayed low; look at view.step_size",
+        "Under attack after training",
+    ):
+        assert text in page
+
+
+@pytest.mark.parametrize(
+    ("alarms", "sentence"), [(None, "These runs recorded no alarms."), ({}, "No detector fired in 9 runs.")]
+)
+def test_no_alarm_and_no_record_of_alarms_are_told_apart(tmp_path, alarms, sentence):
+    write_sweep(tmp_path, steps=4, problems=2, alarms=alarms)
+    data = load.load_sweep(tmp_path)
+    assert sentence in report.render(data, {})
+    wrong = {"no alarms recorded"} if alarms is None else {"nothing"}
+    assert set(tables.summary_table(data)["went wrong"]) == wrong
+
+
+def test_columns_that_an_older_run_did_not_write_are_unknown_and_its_keys_zero(tmp_path):
+    folder = write_sweep(tmp_path, steps=4, problems=2)
+    for trial in (fake_id("SaEI", seed) for seed in range(3)):
+        for table, column in (("steps", "groups_trained"), ("steps", "control_coef"), ("attacks", "image")):
+            for part in (folder / trial / table).iterdir():
+                pq.write_table(pq.read_table(part).drop_columns(column), part)
+    data = load.load_sweep(tmp_path)
+    steps = data.table("steps")
+    assert steps.query("arm == 'SaEI'")["groups_trained"].isna().all()
+    assert steps.query("arm == 'GRPO'")["groups_trained"].tolist() == [8] * 12
+    assert data.table("attacks").query("arm == 'SaEI'")["image"].tolist() == [0] * 12
+    assert list(tables.summary_table(data)["arm"]) == data.arms
 
 
 # ---- reference

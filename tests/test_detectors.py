@@ -130,7 +130,7 @@ RISEN = {"entropy_sampled_image": {0: 0.2, 20: 0.4}}
 
 
 def test_clean_accuracy_that_falls_while_moved_entropy_rises_means_too_strong_an_attack():
-    # means of ten with k steps since 20: accuracy 0.5 - 0.031 k is 0.15 lower at k = 5; entropy 0.2 + 0.02 k is past 0.22
+    # means of ten, k steps after 19: accuracy 0.5 - 0.031 k is 0.15 lower at k = 5; entropy 0.2 + 0.02 k is past 0.22
     (alarm,) = detect(run(attack_linf={0: 4 / 255}), moved_views(clean=FALLEN, moved=RISEN), [])
     assert (alarm.detector, alarm.step, alarm.setting) == ("attack_too_strong", 24, "view.step_size")
     assert alarm.sentence == (

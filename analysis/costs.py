@@ -1,0 +1,76 @@
+"""What each arm cost: tokens and time, and accuracy against the tokens spent.
+
+Generated tokens are those that were sampled, dropped groups included. Forward and backward tokens are positions that
+passed through the model without and with a backward pass, prompt and attack included.
+"""
+
+# pandas carries no types that a checker can follow through groupby and itertuples
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from analysis import stats
+from analysis.load import SweepData
+from saei.schema import FINISHED
+
+COST_COLUMNS = ("generated", "forward", "backward", "processed", "step_seconds", "seconds")
+TOKENS = {"tokens_generated": "generated", "tokens_forward": "forward", "tokens_backward": "backward"}
+
+
+def costs(data: SweepData) -> pd.DataFrame:
+    """COST_COLUMNS of each finished run, with arm and seed.
+
+    `processed` is forward and backward tokens together; `seconds` is the training steps, without evaluation.
+    """
+    steps = data.table("steps")
+    steps = steps[steps["state"] == FINISHED]
+    if steps.empty:
+        return pd.DataFrame(columns=["arm", "seed", *COST_COLUMNS])
+    runs = steps.groupby(["arm", "seed"], observed=True)
+    frame = runs[list(TOKENS)].sum(min_count=1).rename(columns=TOKENS)
+    frame["processed"] = frame["forward"] + frame["backward"]
+    frame["step_seconds"], frame["seconds"] = runs["time_step"].mean(), runs["time_step"].sum()
+    return frame.reset_index()
+
+
+def mean_costs(data: SweepData) -> pd.DataFrame:
+    """COST_COLUMNS, mean over the finished seeds, one row per arm that has any."""
+    frame = costs(data).groupby("arm", observed=True)[list(COST_COLUMNS)].mean()
+    return frame.astype(float).reset_index()
+
+
+def accuracy_by_tokens(data: SweepData) -> pd.DataFrame:
+    """Validation accuracy of every evaluation, with `tokens` generated in the steps before it."""
+    scored = stats.scores(data.table("eval"), data.validation_split)
+    steps = data.table("steps").sort_values("step")
+    steps = steps.assign(spent=steps["tokens_generated"].astype(float))
+    steps["spent"] = steps.groupby("trial_id")["spent"].cumsum()
+    # the row of the last step before the evaluation; none before step 0
+    before = steps.assign(step=steps["step"] + 1)[["trial_id", "step", "spent"]]
+    frame = scored.merge(before, on=["trial_id", "step"], how="left")
+    frame["tokens"] = np.where(frame["step"] == 0, 0.0, frame["spent"])
+    return frame.dropna(subset=["tokens"]).drop(columns="spent").reset_index(drop=True)
+
+
+def at_equal_tokens(data: SweepData) -> tuple[float, pd.DataFrame]:
+    """Validation accuracy where every run had generated as many tokens: the fewest that a finished run has in all.
+
+    Returns these tokens (NaN where no run has finished) and a row per run, with `accuracy` interpolated linearly
+    between its evaluations.
+    """
+    frame = accuracy_by_tokens(data)
+    finished = data.state(FINISHED)["trial_id"]
+    frame = frame[frame["trial_id"].isin(finished)].sort_values(["arm", "seed", "step"])
+    runs = frame.groupby(["arm", "seed"], observed=True)
+    tokens = float(runs["tokens"].max().min()) if len(frame) else math.nan
+    rows = [
+        {"arm": arm, "seed": seed, "accuracy": float(np.interp(tokens, run["tokens"], run["accuracy"]))}
+        for (arm, seed), run in runs
+    ]
+    scored = pd.DataFrame(rows, columns=["arm", "seed", "accuracy"])
+    scored["arm"] = pd.Categorical(scored["arm"], categories=data.arms, ordered=True)
+    return tokens, scored
