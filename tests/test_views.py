@@ -138,6 +138,9 @@ def test_the_noise_of_a_problem_is_its_own_and_grows_with_the_strength():
     row = runs[1.0].ledger[0]
     assert row.view == "noise" and row.moved and math.isnan(row.entropy_before) and math.isnan(row.entropy_after)
     assert (row.tokens_kept, row.tokens_total) == (0, 0)
+    # what the noise pushed out of the range sits at its ends now
+    ends = ((noisy := runs[1.0].images[0][0][0]) == 0) | (noisy == 255)
+    assert row.clipped_share == pytest.approx(ends.double().mean().item(), abs=0.01) and row.clipped_share > 0.1
     # int(500 * .6) = 300
     assert torch.equal(runs[0.6].images[0][0][0], diffuse(images[0][0], 300, torch_generator(0, "attack", 0, "p0")))
 

@@ -21,16 +21,18 @@ def noise(context: ViewContext) -> ViewResult:
     At k = 0 a standard deviation of 0.0047 (1.2 grey levels) stays, as in the released code: a view that has decayed
     is not the clean one. With `view.noise_level` 0 it is: the noise is off, the images come back bit for bit.
     """
-    images = list(context.images)
-    if context.view.noise_level > 0:
-        k = int(context.view.noise_level * context.strength)
-        for i, problem_id in enumerate(context.problem_ids):
+    k = int(context.view.noise_level * context.strength)
+    images, rows = [], []
+    for problem_id, clean in zip(context.problem_ids, context.images, strict=True):
+        noisy, clipped_share = clean, 0.0
+        if context.view.noise_level > 0:
             generator = context.generator("attack", problem_id)
-            images[i] = tuple(diffuse(image, k, generator) for image in context.images[i])
-    rows = [
-        pixel_row(problem_id, "noise", clean, noisy)
-        for problem_id, clean, noisy in zip(context.problem_ids, context.images, images, strict=True)
-    ]
+            drawn = [_noisy(image, k, generator) for image in clean]
+            outside = sum(int(((image < 0) | (image > 1)).sum()) for image in drawn)
+            clipped_share = outside / sum(image.numel() for image in drawn)
+            noisy = tuple(to_bytes(image) for image in drawn)
+        images.append(noisy)
+        rows.append(pixel_row(problem_id, "noise", clean, noisy, clipped_share=clipped_share))
     return ViewResult(images=[[group] for group in images], ledger=rows)
 
 
@@ -51,8 +53,12 @@ def diffuse(
 
     Raises IndexError for a step that does not exist.
     """
+    return to_bytes(_noisy(image, k, generator))
+
+
+def _noisy(image: Tensor, k: int, generator: torch.Generator) -> Float[Tensor, "3 height width"]:
     if not 0 <= k < DIFFUSION_STEPS:
         raise IndexError(f"a diffusion step is in 0-{DIFFUSION_STEPS - 1}, got {k}")
     share = float(SIGNAL_SHARES[k])
     normal = torch.randn(image.shape, generator=generator, device=generator.device).to(image.device)
-    return to_bytes(share**0.5 * to_unit(image) + (1 - share) ** 0.5 * normal)
+    return share**0.5 * to_unit(image) + (1 - share) ** 0.5 * normal
