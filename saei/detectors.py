@@ -291,7 +291,7 @@ def unmatched_control(history: History) -> list[Alarm]:
 
 
 def score_degenerate(history: History) -> list[Alarm]:
-    """The score that ranks tokens is the same for all of them: the selection is arbitrary."""
+    """The image that tokens are scored against changes nothing: all score alike, and the selection is arbitrary."""
     values = history.column("score_degenerate_share")
     return raise_alarms(
         history,
@@ -299,8 +299,8 @@ def score_degenerate(history: History) -> list[Alarm]:
         values > 0,
         "score.view",
         lambda i: (
-            f"{values[i]:.0%} of the scores cannot rank tokens, as when both images are the same; look at "
-            "score.view (and score.noise_level, score.mask_share)"
+            f"for {values[i]:.0%} of the completions the score view changed nothing, so their tokens cannot be ranked; "
+            "look at score.view (and score.noise_level, score.mask_share)"
         ),
     )
 
