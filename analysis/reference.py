@@ -21,7 +21,13 @@ import tyro
 from saei import schema
 
 KEPT_TABLES = ("steps", "views", "attacks", "eval")
-KEPT_FILES = (schema.CONFIG_FILE, schema.ENVIRONMENT_FILE, schema.STATUS_FILE, schema.DONE_FILE)
+KEPT_FILES = (
+    schema.CONFIG_FILE,
+    schema.ENVIRONMENT_FILE,
+    schema.STATUS_FILE,
+    schema.DONE_FILE,
+    schema.ALARMS_FILE,
+)
 PLACES = ("command", "host", "pid", "git_diff", "git_untracked", "earlier", "out")
 """Entries of those files that say where a trial ran and not what it was."""
 

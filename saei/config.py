@@ -37,6 +37,24 @@ ONE_UPDATE_IS_INERT = ("kl_cov", "sent_v1", "sent_v2", "sent_paper")
 """Losses that are another loss when the importance ratio is 1 throughout."""
 
 
+_IMAGE_ATTACKS = ("egas", "random_sign", "gaussian", "error")
+_ATTACKS = (*_IMAGE_ATTACKS, "text_embedding")
+VIEW_READERS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "step_size": (2.0, _IMAGE_ATTACKS),
+    "norm": ("linf", _IMAGE_ATTACKS),
+    "pixel_space": ("raw", _IMAGE_ATTACKS),
+    "momentum": (0.0, _IMAGE_ATTACKS),
+    "adv_per": ("prompt", _IMAGE_ATTACKS),
+    "iterations": (1, _ATTACKS),
+    "direction": ("ascend", _ATTACKS),
+    "only_mixed": (False, _ATTACKS),
+    "noise_level": (500, ("noise",)),
+    "mask_share": (0.6, ("mask",)),
+    "text_radius": (0.1, ("text_embedding",)),
+}
+"""Setting of `view` -> its default, and the views that read it."""
+
+
 class PlannedView(NamedTuple):
     """One entry of the group plan: `count` completions of every problem are sampled under `view`."""
 
@@ -108,6 +126,7 @@ class Config:
             f"optim.updates_per_step ({self.optim.updates_per_step})",
         )
         self._check_score_views()
+        self._check_view_settings()
         require(
             self.policy_select.weights == "old"
             or self.policy_select.denominator == "all"
@@ -132,6 +151,22 @@ class Config:
         require(
             not self.view.back_off or self.eval.every > 0,
             "view.back_off reads evaluations during training: set eval.every above 0",
+        )
+
+    def _check_view_settings(self) -> None:
+        """Refuse settings that no planned view reads; without any such view all are left alone (see `identity`)."""
+        planned = {entry.view for entry in self.group_plan()} - {"clean"}
+        for setting, (default, readers) in VIEW_READERS.items():
+            value = getattr(self.view, setting)
+            require(
+                not planned or value == default or bool(planned & set(readers)),
+                f"view.{setting} ({value}) does nothing for {', '.join(sorted(planned))}; it belongs to "
+                f"{', '.join(readers)}",
+            )
+        require(
+            self.view.adv_per == "prompt" or self.select.scope == "response",
+            f"view.adv_per response aims an image at one completion, so select.scope {self.select.scope} has nothing "
+            "to rank it among; use select.scope response",
         )
 
     def score_view_users(self) -> tuple[str, ...]:
@@ -279,6 +314,8 @@ def identity(config: Config) -> dict[str, Any]:
                     del tree[f.name][inner.name]
     tree["rollout"]["plan"] = [list(entry) for entry in config.group_plan()]
     del tree["rollout"]["n_clean"], tree["rollout"]["n_view"], tree["view"]["name"]
+    if not config.eval.attacks:
+        del tree["eval"]["attack_levels"], tree["eval"]["attack_problems"]
     if not config.changes_inputs:
         del tree["view"], tree["select"], tree["record"]["fresh_every"]
     return tree

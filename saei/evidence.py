@@ -128,7 +128,10 @@ def _score_pairs(
     policy: Policy, groups: Sequence[Group], config: Config, step: int
 ) -> tuple[dict[Key, TokenScores], dict[Key, PairScores]]:
     batch = train_batch(groups, config.loss.train_view)
-    others = [other_images(request.prompt, len(request.completions), config, step) for request in batch.requests]
+    others = [
+        other_images(request.prompt, [rollout.index for rollout in same], config, step)
+        for request, same in zip(batch.requests, batch.rollouts, strict=True)
+    ]
     scored = policy.score_pairs(
         batch.requests, others, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
     )

@@ -226,21 +226,3 @@ def step_row(
 def storable(text: str) -> str:
     """Model text as parquet can hold it: lone surrogates become the replacement character."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def evaluation_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One dict per (step, split, decoding) of rows of the `eval` table: means of accuracy, format, entropy, tokens."""
-    pools: dict[tuple, list[dict[str, Any]]] = {}
-    for row in rows:
-        pools.setdefault((row["step"], row["split"], row["decoding"]), []).append(row)
-    return [
-        {
-            "step": step,
-            "split": split,
-            "decoding": decoding,
-            **{
-                name: float(np.mean([row[name] for row in own])) for name in ("accuracy", "format", "entropy", "tokens")
-            },
-        }
-        for (step, split, decoding), own in pools.items()
-    ]

@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from saei.advantage import ADVANTAGES
-from saei.cli import BadInput, checked_command_line
+from saei.cli import BadInput, bad_input, checked_command_line
 from saei.config import Config
 from saei.control import CONTROLS
 from saei.data import SOURCES
 from saei.filters import GROUP_FILTERS
 from saei.losses import AGGREGATIONS, LOSSES
 from saei.presets import PRESETS, preset
+from saei.robustness import check_attacks
 from saei.score_views import SCORE_VIEWS
 from saei.select import RULES
 from saei.shaping import SHAPINGS
@@ -41,13 +42,15 @@ def check_names(config: Config) -> None:
         ("loss.name", config.loss.name, LOSSES),
         ("loss.aggregation", config.loss.aggregation, AGGREGATIONS),
         *(("view.name or rollout.plan", entry.view, VIEWS) for entry in config.group_plan()),
-        *(("eval.attacks", name, VIEWS) for name in config.eval.attacks),
     ]
     for setting, value, table in named:
         if value not in table:
             near = difflib.get_close_matches(value, table, n=1, cutoff=0.5)
             cure = f": did you mean {near[0]}?" if near else ""
             raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}{cure}")
+    if config.eval.attacks:
+        with bad_input():
+            check_attacks(config.eval.attacks, config.eval.attack_levels)
 
 
 def train_command_line(arguments: Sequence[str] | None = None) -> Config | None:

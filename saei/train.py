@@ -31,10 +31,10 @@ from saei.data import ProblemSet, load_problems, shifted_splits
 from saei.data.transfer import transfer_sets
 from saei.detectors import detect
 from saei.environment import environment
-from saei.evaluate import evaluate_split, first_problems, scores
+from saei.evaluate import evaluate_split, evaluation_means, first_problems, scores
 from saei.evidence import gather_evidence
 from saei.make_view import make_view
-from saei.metrics import attack_rows, evaluation_means, rollout_facts, rollout_rows, step_row, view_rows
+from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, view_rows
 from saei.options import check_names, train_command_line
 from saei.order import problem_indices
 from saei.policy import Policy, load_policy
@@ -222,7 +222,7 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     run.policy.save(recorder.folder / schema.MODEL_FOLDER)
     recorder.done(final)
     recorder.status(schema.FINISHED, step=config.steps)
-    recorder.log("done: " + ", ".join(f"{name} {value:.3f}" for name, value in final.items() if "@" in name))
+    recorder.log("done: " + ", ".join(f"{name} {value:.3f}" for name, value in final.items() if "/mean@" in name))
     return final
 
 

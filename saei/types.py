@@ -17,8 +17,8 @@ from torch import Tensor
 # One tuple entry per image of the problem. Axes are "_" where the entries of a tuple may differ in size.
 ByteImages = tuple[UInt8[Tensor, "3 _ _"], ...]
 UnitImages = tuple[Float[Tensor, "3 _ _"], ...]
-TextShift = Float[Tensor, "prompt width"]
-"""What is added to the input embeddings of a prompt; zero on image placeholders and special tokens."""
+TextShift = Float[Tensor, "_ _"]
+"""[prompt, width]: what is added to the input embeddings of a prompt; zero on image placeholders and special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -58,6 +58,9 @@ def update_policy(
     sums: dict[Key, dict[str, float]] = {}
     for pieces, keys in zip(micro_batches, keys_of, strict=True):
         inputs = _inputs(_score(policy, pieces, config, entropy_grad), keys, evidence, picked, config)
+        if first and config.loss.name in PICKS:
+            # they penalise |logprobs - old_logprobs|, whose gradient is a sign: rounding must not decide it
+            inputs = replace(inputs, old_logprobs=inputs.logprobs.detach())
         if config.loss.name in PICKS and config.loss.pick_scope == "micro":
             inputs = replace(inputs, picks=PICKS[config.loss.name](_detached(inputs), config.loss, generator))
         loss, metrics = total_loss(inputs, config.loss, _denominator(keys_of, keys, evidence, inputs, config))

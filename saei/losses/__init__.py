@@ -8,7 +8,7 @@ a whole batch first; `PICKS` has that half of theirs.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from saei.config import LossConfig
@@ -54,7 +54,7 @@ __all__ = ["AGGREGATIONS", "KL_ESTIMATORS", "LOSSES", "PICKS", "Denominator", "L
 
 def total_loss(
     inputs: LossInputs, config: LossConfig, denominator: Denominator
-) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " rollouts"]]]:
+) -> tuple[Float[Tensor, ""], dict[str, Num[Tensor, " rollouts"]]]:
     """The loss (this micro-batch's share of the update batch's) and, per rollout, sums over its tokens.
 
     policy loss over the selected tokens + kl_coef * KL + nll_coef * (-logprobs) - entropy_weight * entropy, the last

@@ -8,7 +8,7 @@ token selection, advantage shaping): rows of `saei/presets.py`, and no file here
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from saei.config import LossConfig
@@ -29,7 +29,7 @@ def grpo(inputs: LossInputs, config: LossConfig) -> PolicyLoss:
 
 def clip_sums(
     inputs: LossInputs, config: LossConfig, ratio: Float[Tensor, "rollouts tokens"]
-) -> dict[str, Float[Tensor, " rollouts"]]:
+) -> dict[str, Num[Tensor, " rollouts"]]:
     """Per rollout: chosen tokens beyond the clip on the side where it acts, and the sum of the ratios."""
     chosen, advantages = inputs.chosen, inputs.advantages[:, None]
     return {

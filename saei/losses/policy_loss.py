@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from saei.losses.inputs import LossInputs, keep_masked
@@ -19,7 +19,7 @@ class PolicyLoss:
     """
 
     losses: Float[Tensor, "rollouts tokens"]
-    sums: dict[str, Float[Tensor, " rollouts"]] = field(default_factory=dict)
+    sums: dict[str, Num[Tensor, " rollouts"]] = field(default_factory=dict)
 
 
 def log_ratio(inputs: LossInputs) -> Float[Tensor, "rollouts tokens"]:

@@ -118,6 +118,10 @@ class LossConfig:
         require(self.penalty >= 0, f"loss.penalty must be >= 0, got {self.penalty:g}")
         require(self.cov_low < self.cov_high, f"loss.cov_low must be < loss.cov_high, got {self.cov_low:g}")
         require(self.perception_coef >= 0, f"loss.perception_coef must be >= 0, got {self.perception_coef:g}")
+        require(
+            self.name != "sent_v1" or self.aggregation == "token_mean",
+            f"loss.name sent_v1 is a mean over tokens and has no meaning with loss.aggregation {self.aggregation}",
+        )
         for setting, (default, users) in _OWN_SETTINGS.items():
             value = getattr(self, setting)
             require(

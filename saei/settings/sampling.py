@@ -71,8 +71,8 @@ class ViewConfig:
     schedule_midpoint: float = 2 / 3
     """Share of the run at which `sigmoid` is at one half (NoisyRollout: 40 of 60 steps on Geometry3K, 1/3 on K12)."""
     schedule_slope: float = 30.0
-    """Steepness of `sigmoid` (NoisyRollout: 30, 60), exponent of `power`, and of `exponential`: 1 - exp(-slope * r) with
-    r the remaining share of the run."""
+    """Steepness of `sigmoid` (NoisyRollout: 30, 60), exponent of `power`, rate of `exponential`, which is
+    1 - exp(-slope * remaining share of the run)."""
     noise_level: int = 500
     """Diffusion step k of view `noise` at strength 1, of 1000 (NoisyRollout: 500 and 450)."""
     mask_share: float = 0.6
