@@ -6,7 +6,7 @@ the same noise too, and every difference is taken from it, paired over problems.
 measured, `saei/probe_conditions.py` under what, `saei/probe_gradient.py` what a first update would learn from it.
 
     python -m saei.probe --problems 500
-    python -m saei.probe --conditions egas descend random_sign --step-sizes 1 2 4 8 --no-gradients
+    python -m saei.probe --conditions egas descend random_sign --step-sizes 1 2 4 8 --gradient-problems 0
     python -m saei.probe --model Qwen/Qwen2.5-VL-3B-Instruct --dtype bfloat16 --max-new-tokens 1024 \
         --data.source local --data.path DIR --data.max-pixels 1000000 --chunk 4 --pack-tokens 16384
 """
@@ -30,32 +30,35 @@ from saei.data import load_problems
 from saei.evaluate import first_problems
 from saei.make_view import make_view
 from saei.policy import Policy, load_policy
-from saei.probe_conditions import ATTACK, CLEAN, CONDITIONS, CONTROL, Condition, match_l2, mean_l2
+from saei.probe_conditions import ATTACK, CLEAN, CONDITIONS, CONTROL, derived, mean_l2
 from saei.probe_config import ProbeConfig
-from saei.probe_gradient import Gradient, gradient_row, grpo_gradient
-from saei.probe_rows import STREAM, Entropies, Masks, kept_tokens, problem_rows, teacher_forced
+from saei.probe_gradient import Control, gradient_figures
+from saei.probe_rows import STREAM, Masks, kept_tokens, problem_rows, teacher_forced
 from saei.probe_summary import as_rows, differences
 from saei.probe_tables import WIDTH, difference_table, figure, level_table, size_sentence
 from saei.recorder import write_atomically, write_json
 from saei.reward import Scorer
 from saei.rollout import GroupsInProgress, grade_view, sample_view
+from saei.seeding import torch_generator
 from saei.types import ByteImages, Problem
+
+Images = list[Sequence[ByteImages]]
+"""By problem: one entry for all completions, or one for each."""
 
 
 @dataclass(slots=True)
 class Chunk:
-    """Some problems with their first clean completions, and what every condition is compared with.
+    """Some problems with their first clean completions and what every condition is compared with.
 
-    `attacked[step size]`: EgAS's images; `gradients`: of the first clean completions, of groups of clean ones only.
+    `attacked[step size]`: EgAS's images; `control`: the gradients of clean groups.
     """
 
     policy: Policy
     scorer: Scorer
-    number: int
     clean: GroupsInProgress
     kept: Masks
-    attacked: dict[float, list[Sequence[ByteImages]]] = field(default_factory=dict)
-    gradients: tuple[Gradient, Gradient] | None = None
+    attacked: dict[float, Images] = field(default_factory=dict)
+    control: Control | None = None
 
 
 def probe(
@@ -66,83 +69,93 @@ def probe(
     `step_size` is NaN for conditions that have none.
     """
     base = settings.base()
-    chosen = {CONTROL: CONDITIONS[CONTROL], **{name: CONDITIONS[name] for name in settings.conditions}}
     rows: list[dict[str, Any]] = []
     gradients: list[dict[str, Any]] = []
     for number, first in enumerate(range(0, len(problems), settings.chunk)):
-        chunk, entropies = _begin(policy, scorer, problems[first : first + settings.chunk], number, base)
-        own = problem_rows(chunk.clean, entropies, chunk.kept, base, first=True)
-        rows += [{"condition": CLEAN, "step_size": nan, "l2": 0.0, **row} for row in own]
-        for name, condition in chosen.items():
+        chunk, before = _begin(policy, scorer, problems[first : first + settings.chunk], base)
+        rows += before
+        for name in dict.fromkeys((CONTROL, *settings.conditions)):
+            condition = CONDITIONS[name]
             for levels in settings.sizes() if condition.sized else (nan,):
                 size = {"view.step_size": levels} if condition.sized else {}
                 config = with_overrides(base, {**condition.settings, **size})
                 labels = {"condition": name, "step_size": levels}
-                progress, measured = _measure(chunk, condition, config)
+                progress, measured = _measure(chunk, name, config)
                 rows += [{**labels, **row} for row in measured]
-                if settings.gradients:
-                    found = _gradients(chunk, progress, config)
+                if first < settings.gradient_problems:
+                    found, chunk.control = gradient_figures(policy, progress, chunk.control, config)
                     gradients.append({**labels, "chunk": number, "problems": len(progress.problems), **found})
     return rows, gradients
 
 
 def _begin(
-    policy: Policy, scorer: Scorer, problems: Sequence[Problem], number: int, config: Config
-) -> tuple[Chunk, Entropies]:
+    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config
+) -> tuple[Chunk, list[dict[str, Any]]]:
+    """The first clean completions, and a row for each problem."""
     progress = GroupsInProgress.begin(policy, problems)
-    n = config.rollout.n_clean
-    make_view(policy, progress, "clean", n, config, STREAM)
-    sample_view(policy, progress, "clean", n, config, STREAM)
-    grade_view(scorer, progress, "clean", config)
-    entropies = teacher_forced(policy, progress, progress.images["clean"], config)
+    images: Images = [[prompt.images] for prompt in progress.prompts]
+    _sample(policy, scorer, progress, CLEAN, images, config.rollout.n_clean, config)
+    entropies = teacher_forced(policy, progress, images, config)
     kept = kept_tokens(progress, entropies, config)
-    return Chunk(policy=policy, scorer=scorer, number=number, clean=progress, kept=kept), entropies
+    rows = problem_rows(progress, entropies, kept, config, first=True)
+    labels = {"condition": CLEAN, "step_size": nan, "l2": 0.0}
+    return Chunk(policy, scorer, progress, kept), [{**labels, **row} for row in rows]
 
 
-def _measure(chunk: Chunk, condition: Condition, config: Config) -> tuple[GroupsInProgress, list[dict[str, Any]]]:
+def _sample(
+    policy: Policy,
+    scorer: Scorer,
+    progress: GroupsInProgress,
+    name: str,
+    images: Images,
+    count: int,
+    config: Config,
+) -> None:
+    """Sample and grade further completions, the condition's name for a view."""
+    progress.images[name] = images
+    sample_view(policy, progress, name, count, config, STREAM)
+    grade_view(scorer, progress, name, config)
+
+
+def _measure(chunk: Chunk, name: str, config: Config) -> tuple[GroupsInProgress, list[dict[str, Any]]]:
     """Groups of the first clean completions and as many under the condition, and a row for each."""
+    clean = chunk.clean
     progress = replace(
-        chunk.clean,
-        rollouts=[list(rollouts) for rollouts in chunk.clean.rollouts],
-        images=dict(chunk.clean.images),
-        text_shifts=dict(chunk.clean.text_shifts),
-        grades=dict(chunk.clean.grades),
-        penalties=dict(chunk.clean.penalties),
-        rewards=dict(chunk.clean.rewards),
-        ledger=[],
+        clean,
+        rollouts=[list(rollouts) for rollouts in clean.rollouts],
+        images={},
+        grades=dict(clean.grades),
+        penalties=dict(clean.penalties),
+        rewards=dict(clean.rewards),
     )
-    view, n = condition.view, config.rollout.n_view
-    make_view(chunk.policy, progress, view, n, config, STREAM)
-    clean = [prompt.images for prompt in progress.prompts]
-    if condition.scaled:
-        progress.images[view] = match_l2(clean, progress.images[view], _attacked(chunk, config))
-    sample_view(chunk.policy, progress, view, n, config, STREAM)
-    grade_view(chunk.scorer, progress, view, config)
-    images = progress.images[view]
-    entropies = teacher_forced(chunk.policy, chunk.clean, images, config)
+    images = _images(chunk, name, config)
+    _sample(chunk.policy, chunk.scorer, progress, name, images, config.rollout.n_view, config)
+    entropies = teacher_forced(chunk.policy, clean, images, config)
     rows = problem_rows(progress, entropies, chunk.kept, config, first=False)
-    sizes = mean_l2(clean, images)
+    sizes = mean_l2([prompt.images for prompt in clean.prompts], images)
     return progress, [{"l2": l2, **row} for l2, row in zip(sizes, rows, strict=True)]
 
 
-def _attacked(chunk: Chunk, config: Config) -> list[Sequence[ByteImages]]:
-    """EgAS's images at this step size, made once."""
-    levels = config.view.step_size
+def _images(chunk: Chunk, name: str, config: Config) -> Images:
+    """What the completions of a condition see; EgAS's images of a step size are made once."""
+    condition, levels = CONDITIONS[name], config.view.step_size
+    if condition.derive is None and name != ATTACK:
+        return _viewed(chunk, condition.view, config)
     if levels not in chunk.attacked:
-        progress = replace(chunk.clean, images={}, text_shifts={}, ledger=[])
-        make_view(chunk.policy, progress, ATTACK, config.rollout.n_view, config, STREAM)
-        chunk.attacked[levels] = progress.images[ATTACK]
-    return chunk.attacked[levels]
+        chunk.attacked[levels] = _viewed(chunk, ATTACK, config)
+    if condition.derive is None:
+        return chunk.attacked[levels]
+    images: Images = []
+    for prompt, attacked in zip(chunk.clean.prompts, chunk.attacked[levels], strict=True):
+        generator = torch_generator(config.seed, "attack", STREAM, prompt.problem_id)
+        images.append(derived(condition.derive, prompt.images, attacked, generator))
+    return images
 
 
-def _gradients(chunk: Chunk, progress: GroupsInProgress, config: Config) -> dict[str, Any]:
-    n = config.rollout.n_clean
-    group = grpo_gradient(chunk.policy, progress, slice(None), config)
-    alone = grpo_gradient(chunk.policy, progress, slice(n, None), config)
-    if chunk.gradients is None:  # the control comes first
-        chunk.gradients = grpo_gradient(chunk.policy, progress, slice(0, n), config), group
-    clean, clean_group = chunk.gradients
-    return gradient_row(group, alone, clean_group, clean)
+def _viewed(chunk: Chunk, view: str, config: Config) -> Images:
+    progress = replace(chunk.clean, images={}, text_shifts={}, ledger=[])
+    make_view(chunk.policy, progress, view, config.rollout.n_view, config, STREAM)
+    return progress.images[view]
 
 
 def report(rows: list[dict[str, Any]], gradients: list[dict[str, Any]], settings: ProbeConfig, seconds: float) -> None:
@@ -159,8 +172,8 @@ def report(rows: list[dict[str, Any]], gradients: list[dict[str, Any]], settings
     count = len({row["problem_id"] for row in rows})
     console.print(
         f"model {settings.model}, {count} problems of {settings.data.source}/{settings.data.train_split}, "
-        f"{settings.completions} + {settings.completions} completions a group, {seconds:.0f} s; gradients by chunk of "
-        f"{settings.chunk} problems"
+        f"{settings.completions} + {settings.completions} completions a group, {seconds:.0f} s; gradients of the first "
+        f"{min(count, settings.gradient_problems)} problems, by chunk of {settings.chunk}"
     )
     folder = Path(settings.out)
     tables = {"problems": rows, "gradients": gradients, "differences": as_rows(found)}

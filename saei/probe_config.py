@@ -18,6 +18,7 @@ from saei.probe_conditions import CONDITIONS
 from saei.units import check_grey_levels
 
 SHOWN = tuple(name for name in CONDITIONS if name != "descend")
+_LEAST = {"problems": 0, "completions": 2, "gradient_problems": 0, "chunk": 1, "seed": 0, "threads": 1}
 _ATTACK_SETTINGS = ("step_size", "iterations", "epsilon", "objective", "momentum", "adv_per", "norm", "pixel_space")
 
 
@@ -37,10 +38,10 @@ class ProbeConfig:
     """What is compared with `clean_again`; `descend` (EgAS down the entropy) is there too."""
     step_sizes: tuple[float, ...] = ()
     """Attack steps in grey levels, each measured in turn; none: view.step_size alone."""
-    gradients: bool = True
-    """Measure GRPO gradients too, one for each chunk of problems and condition."""
+    gradient_problems: int = 128
+    """Problems, the first ones, whose GRPO gradients are measured too, one gradient a chunk; 0: none."""
     chunk: int = 16
-    """Problems handled at a time, and those that share a gradient; at least two chunks make an interval."""
+    """Problems handled at a time, and those that share a gradient; an interval takes at least two chunks."""
     max_new_tokens: int = 64
     """Longest completion, in tokens."""
     temperature: float = 1.0
@@ -61,7 +62,7 @@ class ProbeConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        for name, least in {"problems": 0, "completions": 2, "chunk": 1, "seed": 0, "threads": 1}.items():
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         unknown = [name for name in self.conditions if name not in CONDITIONS]

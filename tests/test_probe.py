@@ -1,5 +1,6 @@
 import io
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,15 +11,17 @@ from saei import probe
 from saei.config import DataConfig, ModelConfig, ViewConfig
 from saei.data import load_problems
 from saei.evaluate import first_problems
+from saei.make_view import make_view
 from saei.policy import load_policy
-from saei.probe_conditions import CONDITIONS, match_l2, scaled_to
+from saei.probe_conditions import CONDITIONS, derived, scaled_to
 from saei.probe_config import SHOWN, ProbeConfig
-from saei.probe_gradient import cosine, dot, grpo_gradient, norm
+from saei.probe_gradient import cosine, dot, gradient_figures, norm
 from saei.probe_rows import STREAM, answers, group_answers
 from saei.probe_summary import by_condition, differences, interval, level, metrics
 from saei.probe_tables import WIDTH, difference_table, figure, level_table, size_sentence
 from saei.reward import Grade, Scorer
 from saei.rollout import GroupsInProgress, sample_view
+from saei.seeding import torch_generator
 from saei.types import ScoreRequest
 from saei.views.ledger import l2_levels
 
@@ -51,12 +54,6 @@ def test_a_scaled_residual_keeps_its_shape_and_matches_within_two_per_cent():
 def test_no_attack_asks_for_no_noise_and_a_weak_noise_is_left_as_it_is():
     assert scaled_to((image(7),), (image(9),), 0.0)[0].equal(image(7))
     assert scaled_to((image(7),), (image(9),), 1e6)[0].equal(image(9))
-
-
-def test_each_entry_is_matched_with_its_own_reference():
-    # one noisy image for the problem, two attacked ones: moves by 1 and by 4 of 12 channels
-    ((first, second),) = match_l2([(image(0),)], [[(image(50),)]], [[(image(1),), (image(4),)]])
-    assert (first[0].unique().tolist(), second[0].unique().tolist()) == ([1], [4])
 
 
 def test_the_interval_of_four_values_by_hand():
@@ -130,7 +127,8 @@ def problems():
     return first_problems(load_problems(DataConfig(train_size=64), "train"), 4)
 
 
-SMALL = {"completions": 2, "chunk": 2, "data": DataConfig(train_size=64)}
+# warm enough for completions of two to differ in reward
+SMALL = {"completions": 2, "chunk": 2, "temperature": 1.5, "data": DataConfig(train_size=64)}
 
 
 def ran(policy, problems, **changed) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -162,9 +160,28 @@ def test_ascent_raises_the_entropy_of_the_tokens_that_it_reads(whole):
     assert kept["clean_again"].equals(kept["clean"])
 
 
+def test_the_controls_are_the_views_of_their_names(policy, problems):
+    config = ProbeConfig(**SMALL).base()
+    progress = GroupsInProgress.begin(policy, problems[:2])
+    progress.images["clean"] = [[prompt.images] for prompt in progress.prompts]
+    sample_view(policy, progress, "clean", 2, config, STREAM)
+    for name in ("egas", "random_sign", "gaussian"):
+        make_view(policy, progress, name, 2, config, STREAM)
+    for name in ("random_sign", "gaussian"):
+        for i, prompt in enumerate(progress.prompts):
+            generator = torch_generator(0, "attack", STREAM, prompt.problem_id)
+            derive = CONDITIONS[name].derive
+            assert derive is not None
+            (made,) = derived(derive, prompt.images, progress.images["egas"][i], generator)
+            assert all(one.equal(other) for one, other in zip(made, progress.images[name][i][0], strict=True))
+
+
 def test_the_control_group_is_its_own_measure(whole):
     control = whole[1][whole[1]["condition"] == "clean_again"]
-    assert control["grad_cosine"].dropna().tolist() == pytest.approx([1.0] * control["grad_cosine"].notna().sum())
+    assert control["grad_cosine"].tolist() == pytest.approx([1.0, 1.0])
+    alone = control["grad_cosine_alone"].dropna()
+    assert len(alone) > 0
+    assert (alone < 0.999).all()
 
 
 def test_a_step_of_zero_is_the_second_clean_draw_in_every_figure(policy, problems):
@@ -179,8 +196,14 @@ def test_a_step_of_zero_is_the_second_clean_draw_in_every_figure(policy, problem
                 )
 
 
+def test_gradients_are_measured_for_the_first_problems_only(policy, problems):
+    rows, gradients = ran(policy, problems, gradient_problems=2, conditions=("noise_500",))
+    assert gradients[["condition", "chunk"]].to_numpy().tolist() == [["clean_again", 0], ["noise_500", 0]]
+    assert len(rows) == 3 * 4
+
+
 def test_how_many_problems_are_handled_at_a_time_changes_nothing(policy, problems, whole):
-    rows, _ = ran(policy, problems, chunk=3, gradients=False, conditions=("random_sign", "noise"))
+    rows, _ = ran(policy, problems, chunk=3, gradient_problems=0, conditions=("random_sign", "noise"))
     before = whole[0][whole[0]["condition"].isin(rows["condition"])]
     keys = ["condition", "problem_id"]
     columns = ["accuracy", "reward", "tokens", "entropy_fresh", "entropy_kept", "l2"]
@@ -201,32 +224,55 @@ def sampled(policy, problems) -> GroupsInProgress:
     return progress
 
 
+def weighted_log_probs(policy, progress: GroupsInProgress, weights: list[list[float]], tokens: int) -> list:
+    """Gradient of -sum(weight * log-prob of the completion) / tokens, each completion scored alone."""
+    loss = torch.zeros(())
+    for prompt, rollouts, group in zip(progress.prompts, progress.rollouts, weights, strict=True):
+        for rollout, weight in zip(rollouts, group, strict=True):
+            request = ScoreRequest(prompt=prompt, images=prompt.images, completions=(rollout.token_ids,))
+            ((score,),) = policy.score([request], temperature=1.5, pack_tokens=6144)
+            loss = loss - weight * score.logprobs.sum() / tokens
+    return list(torch.autograd.grad(loss, list(policy.model.parameters()), allow_unused=True))
+
+
 def test_the_gradient_is_that_of_advantage_times_log_prob(policy, sampled):
     config = ProbeConfig(**SMALL).base()
-    found = grpo_gradient(policy, sampled, slice(None), config)
     # (x - mean) / (std + 1e-6) of (1, 0, 0, 0), and of (.5, .5, .5, 1): the same but for the order
     lone, rest = 0.75 / (0.5 + 1e-6), -0.25 / (0.5 + 1e-6)
     one, two = 0.375 / (0.25 + 1e-6), -0.125 / (0.25 + 1e-6)
-    weights = [[lone, rest, rest, rest], [two, two, two, one]]
     tokens = sum(len(rollout.token_ids) for rollouts in sampled.rollouts for rollout in rollouts)
-    loss = torch.zeros(())
-    for prompt, rollouts, group in zip(sampled.prompts, sampled.rollouts, weights, strict=True):
-        for rollout, weight in zip(rollouts, group, strict=True):
-            request = ScoreRequest(prompt=prompt, images=prompt.images, completions=(rollout.token_ids,))
-            ((score,),) = policy.score([request], temperature=1.0, pack_tokens=6144)
-            loss = loss - weight * score.logprobs.sum() / tokens
-    loss.backward()
-    expected = [parameter.grad for parameter in policy.model.parameters()]
-    policy.model.zero_grad(set_to_none=True)
-    assert cosine(found, expected) == pytest.approx(1.0, abs=1e-5)
-    assert norm(found) == pytest.approx(norm(expected), rel=1e-4)
+    expected = weighted_log_probs(policy, sampled, [[lone, rest, rest, rest], [two, two, two, one]], tokens)
+    figures, control = gradient_figures(policy, sampled, None, config)
+    assert cosine(control.sums[0], expected) == pytest.approx(1.0, abs=1e-5)
+    assert figures["grad_norm"] == pytest.approx(norm(expected), rel=1e-4)
+    # the first two of each group: (1, 0), and (.5, .5) without signal
+    half = 0.5 / (math.sqrt(0.5) + 1e-6)
+    tokens = sum(len(rollout.token_ids) for rollouts in sampled.rollouts for rollout in rollouts[:2])
+    expected = weighted_log_probs(policy, sampled, [[half, -half, 0, 0], [0, 0, 0, 0]], tokens)
+    assert cosine(control.first, expected) == pytest.approx(1.0, abs=1e-5)
+    assert norm(control.first) == pytest.approx(norm(expected), rel=1e-4)
 
 
-def test_groups_of_equal_rewards_have_no_gradient_and_leave_none(policy, sampled):
+def test_a_gradient_by_way_of_the_control_is_the_one_computed_directly(policy, sampled):
     config = ProbeConfig(**SMALL).base()
-    equal = grpo_gradient(policy, sampled, slice(1, 3), config)  # rewards 0, 0 and .5, .5
-    assert norm(equal) == 0
-    assert math.isnan(cosine(equal, equal))
+    _, control = gradient_figures(policy, sampled, None, config)
+    pairs = zip(sampled.rollouts, reversed(sampled.rollouts), strict=True)
+    other = replace(sampled, rollouts=[[*rollouts[1:], others[0]] for rollouts, others in pairs])
+    changed, _ = gradient_figures(policy, other, control, config)
+    direct, own = gradient_figures(policy, other, None, config)
+    assert changed["grad_norm"] == pytest.approx(direct["grad_norm"], rel=1e-4)
+    assert changed["grad_norm_alone"] == pytest.approx(direct["grad_norm_alone"], rel=1e-4)
+    assert changed["grad_cosine"] == pytest.approx(cosine(own.sums[0], control.sums[0]), abs=1e-4)
+    assert changed["grad_cosine_alone"] == pytest.approx(cosine(own.sums[1], control.first), abs=1e-4)
+
+
+def test_equal_rewards_have_no_gradient_and_nothing_is_left_on_the_policy(policy, sampled):
+    config = ProbeConfig(**SMALL).base()
+    equal = replace(sampled, rewards=dict.fromkeys(sampled.rewards, 0.5))
+    figures, control = gradient_figures(policy, equal, None, config)
+    assert figures["grad_norm"] == 0
+    assert math.isnan(figures["grad_cosine"])
+    gradient_figures(policy, sampled, control, config)
     assert all(parameter.grad is None for parameter in policy.model.parameters())
 
 
