@@ -21,6 +21,7 @@ SWEEP = Sweep(
         "grpo": PRESETS["grpo"].settings,
         "grpo_matched": GRPO_MATCHED,
         **{name: row.settings for name, row in PRESETS.items() if name != "grpo"},
+        "saei_step_8": {"view.step_size": 8.0},  # at 2/255 the attack hardly moves the tiny model's entropy
     },
     baseline="grpo",
     primary_contrast=("saei", "grpo"),

@@ -84,7 +84,7 @@ def plan(results, name="components"):
 
 COUNTS = {
     "adaptive_band": 8, "attack_strength": 25, "collapse": 1, "components": 10, "controls": 10, "credit": 10,
-    "group_split": 6, "methods": 26, "pgd_iterations": 8, "robustness": 3, "selection": 13, "step_size": 8,
+    "group_split": 6, "methods": 27, "pgd_iterations": 8, "robustness": 3, "selection": 13, "step_size": 8,
     "text_attack": 9, "transfer": 4, "tsec_ratio": 9,
 }  # fmt: skip
 
@@ -108,6 +108,48 @@ def test_the_baseline_is_the_same_trial_in_every_sweep_that_measures_the_same(tm
         for name in set(sweep_names()) - measures_more
     }
     assert len(ids) == 1
+
+
+def test_arms_that_only_clips_tell_apart_are_refused_with_one_update_a_step(tmp_path):
+    sweep = Sweep(
+        question="?",
+        arms={"grpo": {}, "clip_higher": {"loss.clip_high": 0.28}, "cispo": {"loss.name": "cispo"}},
+        baseline="grpo",
+        primary_contrast=("clip_higher", "grpo"),
+    )
+    assert len(make_trials("x", sweep, list(sweep.arms), [0], {}, tmp_path)) == 3
+    for other in ("clip_higher", "cispo"):
+        with pytest.raises(ValueError, match=f"arms grpo and {other} are the same trial.*raise optim.updates_per_step"):
+            make_trials("x", sweep, ["grpo", other], [0], {"optim.updates_per_step": 1}, tmp_path)
+
+
+def test_a_ratio_method_with_one_update_a_step_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"loss\.name kl_cov acts on importance ratios"):
+        make_trials("methods", load_sweep("methods"), ["kl_cov"], [0], {"optim.updates_per_step": 1}, tmp_path)
+
+
+def test_grpo_matched_is_in_components_and_methods_and_has_more_clean_completions():
+    for name in ("components", "methods"):
+        assert load_sweep(name).arms["grpo_matched"]["rollout.n_clean"] == 19
+
+
+def test_the_matched_size_lies_where_the_costs_meet():
+    from sweeps.match import matched_completions
+
+    # costs 100 at 12 and 220 at 24: 10 a completion; 170 is met at 12 + 7
+    assert matched_completions(170.0, 100.0, 220.0) == 19
+
+
+@pytest.mark.slow  # four short runs of the shipped model
+def test_grpo_matched_costs_what_saei_costs_within_four_per_cent():
+    from sweeps.match import MatchConfig, step_cost
+
+    settings = MatchConfig(steps=4)
+    wanted, reached = (
+        sum(step_cost(name, settings, **more))
+        for name, more in (("saei", {}), ("grpo", {"rollout.n_clean": 19, "rollout.n_view": 0}))
+    )
+    assert reached == pytest.approx(wanted, rel=0.04)
 
 
 def test_kept_shares_of_tsec_ratio_are_exact_and_centred():
