@@ -189,8 +189,13 @@ class Recorder:
         return json.loads(path.read_text())["content"]
 
     def alarms(self, alarms: list[dict[str, Any]]) -> None:
-        """Replace `alarms.json`."""
-        write_json(self.folder / schema.ALARMS_FILE, {"alarms": alarms})
+        """Replace `alarms.json`; what was not in it before also goes to the log."""
+        path = self.folder / schema.ALARMS_FILE
+        known = json.loads(path.read_text())["alarms"] if path.exists() else []
+        for alarm in alarms:
+            if alarm not in known:
+                self.log(f"alarm {alarm['detector']}: {alarm['sentence']}")
+        write_json(path, {"alarms": alarms})
 
     def _part_name(self) -> str:
         return f"part-{self._range[0]:06d}-{self._range[1]:06d}.parquet"

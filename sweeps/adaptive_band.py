@@ -12,6 +12,8 @@ SWEEP = Sweep(
         "otsu": {"select.rule": "otsu"},
         "otsu_of_group": {"select.rule": "otsu", "select.scope": "group"},
         "running_quantiles": {"select.rule": "quantile"},
+        "vepo_band": {"select.score": "vepo", "score.view": "noise"},  # thirds by vision and entropy
+        "vepo_top": {"select.rule": "top", "select.score": "vepo", "score.view": "noise"},
         "random_third": {"select.rule": "random"},
     },
     baseline="grpo",
