@@ -35,7 +35,7 @@ from saei.probe_config import ProbeConfig
 from saei.probe_gradient import Control, gradient_figures
 from saei.probe_rows import STREAM, Masks, kept_tokens, problem_rows, teacher_forced
 from saei.probe_summary import as_rows, differences
-from saei.probe_tables import WIDTH, difference_table, figure, level_table, size_sentence
+from saei.probe_tables import WIDTH, difference_tables, figure, level_table, size_sentence
 from saei.recorder import write_atomically, write_json
 from saei.reward import Scorer
 from saei.rollout import GroupsInProgress, grade_view, sample_view
@@ -167,7 +167,7 @@ def report(rows: list[dict[str, Any]], gradients: list[dict[str, Any]], settings
         own += differences(gradients, levels, "chunk") if gradients else []
         found += own
         console.print(level_table(rows, gradients, levels))
-        console.print(difference_table(own, levels))
+        console.print(*difference_tables(own, levels), sep="\n")
         console.print(size_sentence(rows, levels))
     count = len({row["problem_id"] for row in rows})
     console.print(

@@ -10,6 +10,7 @@ from saei.probe_conditions import ATTACK, CLEAN, CONTROL
 from saei.probe_summary import Difference, Row, by_condition, columns, level, metrics, new_share
 
 WIDTH = 140
+_CONDITIONS_ACROSS = 5
 
 
 def level_table(problems: Sequence[Row], gradients: Sequence[Row], step_size: float) -> Table:
@@ -31,20 +32,22 @@ def level_table(problems: Sequence[Row], gradients: Sequence[Row], step_size: fl
     return shown
 
 
-def difference_table(found: Sequence[Difference], step_size: float) -> Table:
-    """Paired differences from the second clean draw; bold where the interval leaves out 0."""
+def difference_tables(found: Sequence[Difference], step_size: float) -> list[Table]:
+    """Paired differences from the second clean draw, five conditions a table; bold where the interval leaves out 0."""
     own = [difference for difference in found if difference.step_size == step_size]
     names = list(dict.fromkeys(difference.condition for difference in own))
     cells = {(difference.metric, difference.condition): difference for difference in own}
-    shown = Table(
-        title=f"Paired differences from {CONTROL}, step {step_size:g}/255 (mean ± 95 % interval)", title_justify="left"
-    )
-    shown.add_column("")
-    for name in names:
-        shown.add_column(name, justify="right")
-    for metric, label in metrics([difference.metric for difference in own]).items():
-        shown.add_row(label, *[_cell(cells[metric, name]) for name in names])
-    return shown
+    title = f"Paired differences from {CONTROL}, step {step_size:g}/255 (mean ± 95 % interval)"
+    tables = []
+    for first in range(0, len(names), _CONDITIONS_ACROSS):
+        across = names[first : first + _CONDITIONS_ACROSS]
+        shown = Table("", title=title, title_justify="left")
+        for name in across:
+            shown.add_column(name, justify="right")
+        for metric, label in metrics([difference.metric for difference in own]).items():
+            shown.add_row(label, *[_cell(cells[metric, name]) for name in across])
+        tables.append(shown)
+    return tables
 
 
 def size_sentence(problems: Sequence[Row], step_size: float) -> str:
@@ -107,5 +110,8 @@ def _number(value: float) -> str:
 def _cell(difference: Difference) -> str:
     if isnan(difference.mean):
         return ""
-    text = f"{difference.mean:+.4f} ± {difference.half:.4f}"
+    if difference.mean == difference.half == 0:
+        return "0"
+    digits = 5 if difference.half < 5e-4 else 4
+    text = f"{difference.mean:+.{digits}f} ± {difference.half:.{digits}f}"
     return f"[bold]{text}[/bold]" if abs(difference.mean) > difference.half else text

@@ -18,7 +18,7 @@ from saei.probe_config import SHOWN, ProbeConfig
 from saei.probe_gradient import cosine, dot, gradient_figures, norm
 from saei.probe_rows import STREAM, answers, group_answers
 from saei.probe_summary import by_condition, differences, interval, level, metrics
-from saei.probe_tables import WIDTH, difference_table, figure, level_table, size_sentence
+from saei.probe_tables import WIDTH, difference_tables, figure, level_table, size_sentence
 from saei.reward import Grade, Scorer
 from saei.rollout import GroupsInProgress, sample_view
 from saei.seeding import torch_generator
@@ -289,7 +289,8 @@ def test_tables_fit_the_terminal_and_the_figure_is_a_picture(whole):
     shown = io.StringIO()
     console = Console(width=WIDTH, file=shown)
     console.print(level_table(rows, gradients, 2.0))
-    console.print(difference_table(found, 2.0))
+    (table,) = difference_tables(found, 2.0)
+    console.print(table)
     lines = shown.getvalue().splitlines()
     assert max(len(line) for line in lines) <= WIDTH
     assert "…" not in shown.getvalue()
