@@ -22,7 +22,10 @@ BUDGET = {
     "python -m saei.train --preset saei --steps 150": shlex.join(SMALL_RUN),
     "python -m saei.train --preset saei --data.source local": shlex.join([*SMALL_RUN, "--steps", "1"]),
     "python -m saei.evaluate": "--problems 2 --samples 2",
-    "python -m saei.probe": "--problems 2 --completions 2 --step-sizes 2",
+    "python sweeps/run.py methods": "--dry-run --results {results}",
+    "python -m sweeps.match": "--steps 1",
+    "python -m saei.probe": "--problems 2 --completions 2 --gradient-problems 0 --out {results}/probe",
+    "python -m saei.robustness": "--problems 2 --samples 2 --levels 0 2",
     "python -m benchmarks.step_time": "--steps 1",
 }
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from saei import probe
 from saei.config import DataConfig, ModelConfig, ViewConfig
 from saei.data import load_problems
 from saei.evaluate import first_problems
 from saei.make_view import make_view
 from saei.policy import load_policy
-from saei.probe_conditions import CONDITIONS, derived, scaled_to
-from saei.probe_config import SHOWN, ProbeConfig
-from saei.probe_gradient import cosine, dot, gradient_figures, norm
-from saei.probe_rows import STREAM, answers, group_answers
-from saei.probe_summary import by_condition, differences, interval, level, metrics
-from saei.probe_tables import WIDTH, difference_tables, figure, level_table, size_sentence
+from saei.probe import run as probe
+from saei.probe.conditions import CONDITIONS, derived, scaled_to
+from saei.probe.config import SHOWN, ProbeConfig
+from saei.probe.gradient import cosine, dot, gradient_figures, norm
+from saei.probe.rows import STREAM, answers, group_answers
+from saei.probe.summary import by_condition, differences, interval, level, metrics
+from saei.probe.tables import WIDTH, difference_tables, figure, level_table, size_sentence
 from saei.reward import Grade, Scorer
 from saei.rollout import GroupsInProgress, sample_view
 from saei.seeding import torch_generator

@@ -23,8 +23,7 @@ LAYERS = {
     "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2, "moved_text": 2,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,
     "metrics": 3, "strips": 3, "steer": 3, "curriculum": 3, "checkpoint": 3, "evaluate": 3, "robustness": 3,
-    "options": 3, "train": 4, "probe": 4, "probe_conditions": 4, "probe_config": 4, "probe_gradient": 4,
-    "probe_rows": 4, "probe_summary": 4, "probe_tables": 4,
+    "options": 3, "train": 4, "probe": 4,
 }  # fmt: skip
 COMMAND_LINES = {"saei.tiny.warmstart": 4, "saei.tiny.card": 4, "saei.tiny.build": 4}  # entry points stand on top
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from saei import evaluate, probe, schema
+from saei import evaluate, schema
 from saei.cli import run_main
 from saei.config import with_overrides
 from saei.environment import environment
 from saei.evaluate import pass_at_k, scores
 from saei.identity import trial_id
+from saei.probe import run as probe
 from saei.recorder import write_json
 from saei.tiny import model_dir
 from saei.train import train

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from saei.probe_conditions import CLEAN, CONTROL
+from saei.probe.conditions import CLEAN, CONTROL
 
 Row = dict[str, Any]
 

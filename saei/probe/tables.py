@@ -6,8 +6,8 @@ from math import isnan
 
 from rich.table import Table
 
-from saei.probe_conditions import ATTACK, CLEAN, CONTROL
-from saei.probe_summary import Difference, Row, by_condition, columns, level, metrics, new_share
+from saei.probe.conditions import ATTACK, CLEAN, CONTROL
+from saei.probe.summary import Difference, Row, by_condition, columns, level, metrics, new_share
 
 WIDTH = 140
 _CONDITIONS_ACROSS = 5

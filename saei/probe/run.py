@@ -2,8 +2,8 @@
 
 For every problem: clean completions, which the attack reads; then as many again under each condition, all with the
 same sampling noise, as the second half of a training group. `clean_again` is what GRPO would have sampled there, with
-the same noise too, and every difference is taken from it, paired over problems. `saei/probe_rows.py` says what is
-measured, `saei/probe_conditions.py` under what, `saei/probe_gradient.py` what a first update would learn from it.
+the same noise too, and every difference is taken from it, paired over problems. `saei/probe/rows.py` says what is
+measured, `saei/probe/conditions.py` under what, `saei/probe/gradient.py` what a first update would learn from it.
 
     python -m saei.probe --problems 500
     python -m saei.probe --conditions egas descend random_sign --step-sizes 1 2 4 8 --gradient-problems 0
@@ -11,7 +11,6 @@ measured, `saei/probe_conditions.py` under what, `saei/probe_gradient.py` what a
         --data.source local --data.path DIR --data.max-pixels 1000000 --chunk 4 --pack-tokens 16384
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,18 +23,18 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from saei.cli import bad_input, checked_command_line, run_main
+from saei.cli import bad_input, checked_command_line
 from saei.config import Config, to_dict, with_overrides
 from saei.data import load_problems
 from saei.evaluate import first_problems
 from saei.make_view import make_view
 from saei.policy import Policy, load_policy
-from saei.probe_conditions import ATTACK, CLEAN, CONDITIONS, CONTROL, derived, mean_l2
-from saei.probe_config import ProbeConfig
-from saei.probe_gradient import Control, gradient_figures
-from saei.probe_rows import STREAM, Masks, kept_tokens, problem_rows, teacher_forced
-from saei.probe_summary import as_rows, differences
-from saei.probe_tables import WIDTH, difference_tables, figure, level_table, size_sentence
+from saei.probe.conditions import ATTACK, CLEAN, CONDITIONS, CONTROL, derived, mean_l2
+from saei.probe.config import ProbeConfig
+from saei.probe.gradient import Control, gradient_figures
+from saei.probe.rows import STREAM, Masks, kept_tokens, problem_rows, teacher_forced
+from saei.probe.summary import as_rows, differences
+from saei.probe.tables import WIDTH, difference_tables, figure, level_table, size_sentence
 from saei.recorder import write_atomically, write_json
 from saei.reward import Scorer
 from saei.rollout import GroupsInProgress, grade_view, sample_view
@@ -201,7 +200,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows, gradients = probe(policy, scorer, problems, settings)
     report(rows, gradients, settings, time.perf_counter() - started)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

@@ -14,7 +14,7 @@ from saei.config import (
     SelectConfig,
     ViewConfig,
 )
-from saei.probe_conditions import CONDITIONS
+from saei.probe.conditions import CONDITIONS
 from saei.units import check_grey_levels
 
 SHOWN = tuple(name for name in CONDITIONS if name != "descend")
