@@ -1,6 +1,7 @@
-"""Seconds of one training step, GRPO(12) and SaEI(6+6) side by side in one process, and the share of each phase.
+"""Seconds of one training step of several presets, side by side in one process, and the share of each phase.
 
 python -m benchmarks.step_time --steps 10
+python -m benchmarks.step_time --presets grpo saei dapo kl_cov vepo papo --steps 10
 """
 
 import json
@@ -18,12 +19,11 @@ from torch.optim import AdamW
 
 from saei.config import with_overrides
 from saei.data import load_problems
-from saei.order import problem_indices
 from saei.policy import load_policy
 from saei.presets import preset
 from saei.recorder import Recorder
 from saei.reward import Scorer
-from saei.train import Run, train_step
+from saei.train import Run, problem_batches, train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,15 @@ def main(settings: Settings) -> None:
             recorder.folder.mkdir(parents=True)
             recorder.claim()
             optimizer = AdamW(policy.model.parameters(), lr=config.optim.lr)
-            runs[name] = Run(config, policy, None, optimizer, Scorer(config.reward), recorder)
+            reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
+            runs[name] = Run(config, policy, reference, optimizer, Scorer(config.reward), recorder)
+        batches = {
+            name: problem_batches(run, load_problems(run.config.data, run.config.data.train_split))
+            for name, run in runs.items()
+        }
         for step in range(settings.steps + 1):
             for name, run in runs.items():
-                problems = load_problems(run.config.data, run.config.data.train_split)
-                indices = problem_indices(0, step, run.config.rollout.problems_per_step, len(problems))
-                rows[name].append(train_step(run, [problems[i] for i in indices], step))
+                rows[name].append(train_step(run, batches[name](step), step))
     report(settings, {name: timed[1:] for name, timed in rows.items()})
 
 
@@ -70,18 +73,19 @@ def report(settings: Settings, rows: dict[str, list[dict[str, float]]]) -> None:
         name: {phase: sum(row[phase] for row in timed) / sum(row["time_step"] for row in timed) for phase in phases}
         for name, timed in rows.items()
     }
-    table = Table(
-        "", *rows, title=f"One step on the tiny model, median of {settings.steps}, {settings.threads} thread(s)"
-    )
-    table.add_row("seconds a step", *(f"{medians[name]:.3f}" for name in rows))
-    table.add_row(
-        f"relative to {settings.presets[0]}", *(f"{medians[n] / medians[settings.presets[0]]:.2f}" for n in rows)
-    )
-    for phase in phases:
-        table.add_row(phase.removeprefix("time_"), *(f"{shares[name][phase]:.0%}" for name in rows))
-    for tokens in ("tokens_generated", "tokens_forward", "tokens_backward"):
-        table.add_row(f"{tokens} a step", *(f"{median(row[tokens] for row in timed):.0f}" for timed in rows.values()))
-    Console().print(table)
+    title = f"One step on the tiny model, median of {settings.steps}, {settings.threads} thread(s); tokens a step"
+    names = [phase.removeprefix("time_") for phase in phases]
+    table = Table("preset", "seconds", "ratio", *names, "generated", "forward", "backward", title=title)
+    for name, timed in rows.items():
+        tokens = [median(row[f"tokens_{kind}"] for row in timed) for kind in ("generated", "forward", "backward")]
+        table.add_row(
+            name,
+            f"{medians[name]:.3f}",
+            f"{medians[name] / medians[settings.presets[0]]:.2f}",
+            *(f"{shares[name][phase]:.0%}" for phase in phases),
+            *(f"{count:,.0f}" for count in tokens),
+        )
+    Console(width=140).print(table)
     if settings.out:
         tree = {"machine": platform.platform(), "torch": torch.__version__, "threads": settings.threads}
         Path(settings.out).write_text(json.dumps({**tree, "median_s": medians, "shares": shares}, indent=1))

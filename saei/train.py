@@ -200,7 +200,7 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     """The loop: evaluate, step, record, checkpoint; then the final evaluation and `DONE`."""
     config, recorder = run.config, run.recorder
     every = config.checkpoint.every
-    batches_of = _problem_batches(run, training)
+    batches_of = problem_batches(run, training)
     for step in range(first, config.steps):
         if step == first or step % every == 0:
             recorder.open_part(step, min((step // every + 1) * every, config.steps) - 1)
@@ -279,8 +279,8 @@ def _final_evaluation(run: Run) -> dict[str, float]:
     return final
 
 
-def _problem_batches(run: Run, training: ProblemSet) -> Callable[[int], Iterator[list[Problem]]]:
-    """step -> its batches of problems: one, and with a group filter up to `filter.max_batches`."""
+def problem_batches(run: Run, training: ProblemSet) -> Callable[[int], Iterator[list[Problem]]]:
+    """step -> its batches of problems, lazily: the plan's, then refills, up to `filter.max_batches` in all."""
     config = run.config
     size, seed = config.rollout.problems_per_step, config.seed
     order = None
