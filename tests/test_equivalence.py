@@ -268,6 +268,28 @@ def test_scopes_of_micro_batches_do_depend_on_it(scope, policy, progress, monkey
     assert not same(learned(policy, progress, wide_config("kl_cov", **settings, **SMALL_BATCHES)), whole)
 
 
+@pytest.mark.parametrize("scope", ["response", "group", "batch"])
+def test_the_scope_of_a_selection_is_what_is_ranked_together(scope, policy, progress):
+    config, groups = wide_config("top_entropy", policy_select__scope=scope), progress.groups()
+    advantages = group_advantages(groups, progress.rewards, config)
+    evidence = gather_evidence(policy, None, groups, advantages, progress, config, 0, RunState())
+    for part in update_batches(groups, config.optim.updates_per_step):
+        of_groups = [[evidence[rollout.key] for rollout in group.rollouts] for group in part]
+        pools = {
+            "response": [[one] for of_group in of_groups for one in of_group],
+            "group": of_groups,
+            "batch": [[one for of_group in of_groups for one in of_group]],
+        }
+        assert len({len(pool) for pool in pools.values()}) == 3
+        for pool in pools[scope]:
+            entropy, chosen = (
+                torch.cat([one.old.entropy for one in pool]),
+                torch.cat([one.selected for one in pool if one.selected is not None]),
+            )
+            assert int(chosen.sum()) == math.ceil(len(chosen) / 5)
+            assert entropy[chosen].min() > entropy[~chosen].max()
+
+
 # --- no signal, and extreme logits ------------------------------------------------------------------------------------
 
 
