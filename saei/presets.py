@@ -142,6 +142,7 @@ PRESETS: dict[str, Preset] = {
         source="arXiv 2506.01939 (80/20): top 20 % of the batch's tokens by entropy, DAPO's clips",
         differs=_TINY + "; entropies of the old policy over the update batch (code: current policy, micro-batch); no "
         "dynamic sampling, so that it is compared by steps",
+        published={"reward.overlong_buffer": 512},
     ),
     "vepo": Preset(
         settings={

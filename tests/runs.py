@@ -37,6 +37,8 @@ def small_config(out: Path, name: str = "saei", **overrides: Any) -> Config:
 def frame(run: Path, table: str) -> pd.DataFrame:
     """A table of a run, sorted by its key, without timings."""
     parts = sorted((run / table).glob("part-*.parquet"))
+    if not parts:
+        return pd.DataFrame(columns=list(schema.TABLES[table]))
     rows = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
     rows = rows[[column for column in rows.columns if not column.startswith("time_")]]
     return rows.sort_values(list(schema.KEYS[table]), ignore_index=True)
