@@ -36,7 +36,8 @@ RISEN_FACTOR = 1.1
 LARGE_LEVELS = 8.0
 """Grey levels of perturbation from which moved images may no longer show the problem (paper: 2 and 3 work)."""
 UNREADABLE_SHARE = 0.5
-"""Accuracy on such images below this share of the clean view's: the completions no longer answer the question."""
+"""Accuracy on such images below this share of the clean view's, and at least FALLEN_TRAINING below it: the completions
+no longer answer the question. Where clean ones do not either (0.025 against 0), the images are not to blame."""
 SILENT_SHARE = 0.8
 """Mean share of groups without signal: a step of 8 groups then learns from one or two. Healthy: up to 0.7."""
 LENGTH_FACTOR, TRUNCATED_RISE = 2.0, 0.3
@@ -95,9 +96,13 @@ def entropy_collapse(history: History) -> list[Alarm]:
 
 
 def entropy_explosion(history: History) -> list[Alarm]:
-    """Entropy rises above EXPLODED_FACTOR of its start and stays there: the policy comes apart."""
+    """Entropy rises above EXPLODED_FACTOR of its start and stays there: the policy comes apart.
+
+    The start is the calmest of the first START steps: a far too large learning rate destroys a policy within them, and
+    their mean would then be the exploded entropy itself.
+    """
     values = history.column("entropy")
-    first, means = start(values), recent(values)
+    first, means = float(np.min(values[:START], initial=np.inf, where=np.isfinite(values[:START]))), recent(values)
     limit = max(EXPLODED_FACTOR * first, first + EXPLODED_NATS)
     setting = "view.step_size" if history.changes_inputs else "optim.lr"
     if (history.column("control_coef")[:START] > 0).any():
@@ -197,7 +202,9 @@ def _unreadable(history: History, linf: Series) -> dict[int, str]:
         i: f"accuracy on moved images is {other[i]:.3f}, on clean ones {clean[i]:.3f}: they may no longer show the "
         "problem"
         for i in range(len(linf))
-        if np.round(255 * linf[i]) >= LARGE_LEVELS and other[i] < UNREADABLE_SHARE * clean[i]
+        if np.round(255 * linf[i]) >= LARGE_LEVELS
+        and other[i] < UNREADABLE_SHARE * clean[i]
+        and clean[i] - other[i] >= FALLEN_TRAINING
     }
 
 
@@ -284,7 +291,7 @@ def unmatched_control(history: History) -> list[Alarm]:
         values > 0,
         "view.step_size",
         lambda i: (
-            f"{values[i]:.0%} of the control's images are more than 2 % off the attack's L2, so this arm is no "
+            f"{values[i]:.0%} of the control's images are more than 2% off the attack's L2, so this arm is no "
             "fair control; look at view.step_size (and view.epsilon)"
         ),
     )
