@@ -249,8 +249,13 @@ def length_runaway(history: History) -> list[Alarm]:
 
 
 def format_only(history: History) -> list[Alarm]:
-    """Reward rises and accuracy does not: the policy learns the form of an answer."""
+    """Reward rises and accuracy does not: the policy learns the form of an answer.
+
+    The reward is taken before the overlong penalty: completions that grow shorter gain by it, and not by form.
+    """
     reward, accuracy = history.column("reward"), history.column("reward_accuracy")
+    penalty = np.nan_to_num(history.column("overlong_penalty"))
+    reward, name = reward + penalty, "reward before the overlong penalty" if penalty.any() else "reward"
     before = mean(reward[:WINDOW]), mean(accuracy[:WINDOW])
     now = recent(reward), recent(accuracy)
     gained = now[0] - before[0]
@@ -262,7 +267,7 @@ def format_only(history: History) -> list[Alarm]:
         flags,
         "reward.format_weight",
         lambda i: (
-            f"reward rose from {before[0]:.3f} to {now[0][i]:.3f} while accuracy went from {before[1]:.3f} to "
+            f"{name} rose from {before[0]:.3f} to {now[0][i]:.3f} while accuracy went from {before[1]:.3f} to "
             f"{now[1][i]:.3f}: the gain is one of format; look at reward.format_weight"
         ),
     )

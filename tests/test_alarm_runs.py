@@ -250,6 +250,15 @@ def test_a_policy_that_comes_apart_within_the_first_steps_is_told_as_explosion()
     assert "at the start 0.2)" in alarm.sentence
 
 
+def test_a_penalty_on_length_that_shrinks_is_no_gain_of_form():
+    # reward 0.45 to 0.55 with accuracy as it was: by the penalty that goes, or by form
+    rises = {"reward": {0: 0.45, 20: 0.55}}
+    assert detect(series(**rises, overlong_penalty={0: 0.1, 20: 0.0}), [], []) == []
+    (alarm,) = detect(series(**rises, overlong_penalty={0: 0.1}), [], [])
+    assert (alarm.detector, alarm.step) == ("format_only", 22)  # the mean of ten is 0.03 up with 3 of them at 0.65
+    assert "reward before the overlong penalty rose from 0.550 to 0.580" in alarm.sentence
+
+
 @pytest.mark.slow
 def test_a_far_too_large_learning_rate_is_told_as_explosion(tell):
     assert tell("grpo", steps=15, optim__lr=3e-2).only("entropy_explosion")["setting"] == "optim.lr"
