@@ -70,6 +70,11 @@ def sample(
     completions: dict[tuple[int, int], SampledCompletion] = {}
     for wave in _waves([len(rows) for rows in rows_of_prefix], batch_rows):
         start = prefill(policy, [prefixes[i] for i in wave])
+        if not bool(start.logits.isfinite().all()):
+            raise FloatingPointError(
+                "the policy's next-token logits are not finite, so nothing can be sampled: its weights overflowed. "
+                "Lower optim.lr, or use model.dtype float32, and begin from an earlier checkpoint"
+            )
         rows = [(slot, row) for slot, i in enumerate(wave) for row in rows_of_prefix[i]]
         for first in range(0, len(rows), batch_rows):
             slots, batch = zip(*rows[first : first + batch_rows], strict=True)

@@ -188,9 +188,11 @@ def train(config: Config) -> dict[str, float]:
             try:
                 return _train_from(run, training, _resume(run))
             except KeyboardInterrupt:
+                recorder.alarms(_alarms(run))
                 recorder.status(schema.INTERRUPTED, step=_kept(recorder), message="interrupted; run again to continue")
                 raise
             except Exception as error:
+                recorder.alarms(_alarms(run))
                 recorder.status(schema.FAILED, step=_kept(recorder), message=f"{type(error).__name__}: {error}")
                 recorder.log(f"failed: {type(error).__name__}: {error}")
                 raise

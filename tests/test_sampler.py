@@ -249,6 +249,14 @@ def test_what_cannot_be_sampled_is_refused_with_a_sentence():
         draw(policy, requests)
 
 
+def test_weights_that_overflowed_are_told_in_a_sentence_that_names_the_learning_rate():
+    policy = sampler_models.qwen2_5_vl()
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"logits are not finite.*optim\.lr"):
+        draw(policy, requests_for(sampler_models.prompts(policy), 1))
+
+
 def test_nothing_requested_gives_nothing_and_no_gradient_is_recorded():
     policy = sampler_models.qwen2_5_vl()
     prompts = sampler_models.prompts(policy)
