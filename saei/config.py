@@ -22,6 +22,7 @@ import cattrs
 from saei.settings.keeping import CheckpointConfig, EvalConfig, RecordConfig
 from saei.settings.learning import AdvantageConfig, ControlConfig, LossConfig, OptimConfig, RewardConfig
 from saei.settings.material import DataConfig, ModelConfig
+from saei.settings.readers import ALPHA_READERS, IDLE, IMAGE_ATTACKS, VIEW_READERS
 from saei.settings.rules import NOT_HASHED, require
 from saei.settings.sampling import FilterConfig, RolloutConfig, ViewConfig
 from saei.settings.tokens import PolicySelectConfig, ScoreConfig, SelectConfig, TokenRule
@@ -35,24 +36,6 @@ __all__ = [
 
 ONE_UPDATE_IS_INERT = ("kl_cov", "sent_v1", "sent_v2", "sent_paper")
 """Losses that are another loss when the importance ratio is 1 throughout."""
-
-
-_IMAGE_ATTACKS = ("egas", "random_sign", "gaussian", "error")
-_ATTACKS = (*_IMAGE_ATTACKS, "text_embedding")
-VIEW_READERS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "step_size": (2.0, _IMAGE_ATTACKS),
-    "norm": ("linf", _IMAGE_ATTACKS),
-    "pixel_space": ("raw", _IMAGE_ATTACKS),
-    "momentum": (0.0, _IMAGE_ATTACKS),
-    "adv_per": ("prompt", _IMAGE_ATTACKS),
-    "iterations": (1, _ATTACKS),
-    "direction": ("ascend", _ATTACKS),
-    "only_mixed": (False, _ATTACKS),
-    "noise_level": (500, ("noise",)),
-    "mask_share": (0.6, ("mask",)),
-    "text_radius": (0.1, ("text_embedding",)),
-}
-"""Setting of `view` -> its default, and the views that read it."""
 
 
 class PlannedView(NamedTuple):
@@ -125,11 +108,13 @@ class Config:
             f"rollout.problems_per_step ({self.rollout.problems_per_step}) must be a multiple of "
             f"optim.updates_per_step ({self.optim.updates_per_step})",
         )
-        self._check_score_views()
         self._check_view_settings()
+        self._check_idle_settings()
+        self._check_score_views()
         require(
             self.policy_select.weights == "old"
             or self.policy_select.denominator == "all"
+            or self.loss.aggregation == "constant_length"
             or self.loss.agg_scope == "micro",
             "policy_select.weights current knows how many tokens it selects only within a micro-batch: set "
             "loss.agg_scope micro, or policy_select.denominator all",
@@ -155,19 +140,51 @@ class Config:
 
     def _check_view_settings(self) -> None:
         """Refuse settings that no planned view reads; without any such view all are left alone (see `identity`)."""
-        planned = {entry.view for entry in self.group_plan()} - {"clean"}
-        for setting, (default, readers) in VIEW_READERS.items():
-            value = getattr(self.view, setting)
+        planned = self._planned_views()
+        for setting, readers in VIEW_READERS.items():
+            value, default = self._value_and_default(setting)
             require(
                 not planned or value == default or bool(planned & set(readers)),
-                f"view.{setting} ({value}) does nothing for {', '.join(sorted(planned))}; it belongs to "
-                f"{', '.join(readers)}",
+                f"{setting} ({value}) does nothing for {', '.join(sorted(planned))}; leave it at {default}: it belongs "
+                f"to {', '.join(readers)}",
             )
         require(
             self.view.adv_per == "prompt" or self.select.scope == "response",
             f"view.adv_per response aims an image at one completion, so select.scope {self.select.scope} has nothing "
             "to rank it among; use select.scope response",
         )
+        require(
+            self.view.adv_per == "prompt" or "text_embedding" not in planned,
+            f"view.adv_per {self.view.adv_per} aims an input at each completion, but text_embedding in the group plan "
+            "has one move per problem: set view.adv_per prompt, or leave text_embedding out",
+        )
+        step, iterations = self.view.step_size, self.view.iterations
+        require(
+            iterations <= 1 or self.view.epsilon is not None or not planned & set(IMAGE_ATTACKS),
+            f"view.epsilon must be given when view.iterations > 1 (got {iterations}): the paper sets no ball for "
+            f"T > 1; write --view.epsilon {step:g} (= step) or --view.epsilon {step * iterations:g} (= T * step)",
+        )
+
+    def _check_idle_settings(self) -> None:
+        """Refuse settings that another one switches off; those of the attack only where a view is planned."""
+        planned = self._planned_views()
+        for setting, other, values, cure in IDLE:
+            value, default = self._value_and_default(setting)
+            chosen, _ = self._value_and_default(other)
+            require(
+                value == default or chosen not in values or (setting.startswith(("view.", "select.")) and not planned),
+                f"{setting} ({value}) does nothing with {other} {chosen}; leave it at {default}, or set {other} to "
+                f"{cure}",
+            )
+
+    def _planned_views(self) -> set[str]:
+        return {entry.view for entry in self.group_plan()} - {"clean"}
+
+    def _value_and_default(self, name: str) -> tuple[Any, Any]:
+        """Of a dotted setting with a plain default."""
+        group, leaf = name.split(".")
+        settings = getattr(self, group)
+        return getattr(settings, leaf), settings.__dataclass_fields__[leaf].default
 
     def score_view_users(self) -> tuple[str, ...]:
         """The settings of this run that read a score view."""
@@ -189,11 +206,17 @@ class Config:
             bool(users) or self.score == ScoreConfig(),
             "score.* is set but nothing reads it: choose a score, loss or shaping that compares with another image",
         )
+        scores = {self.policy_select.score} | ({self.select.score} if self.changes_inputs else set())
+        require(
+            self.score.alpha == ScoreConfig().alpha or bool(scores & set(ALPHA_READERS)),
+            f"score.alpha ({self.score.alpha:g}) does nothing for {' and '.join(users)}; leave it at "
+            f"{ScoreConfig().alpha:g}, or set select.score or policy_select.score to one of {', '.join(ALPHA_READERS)}",
+        )
 
     @property
     def changes_inputs(self) -> bool:
         """Does any planned view change what the policy sees?"""
-        return any(entry.view != "clean" for entry in self.group_plan())
+        return bool(self._planned_views())
 
     def group_plan(self) -> tuple[PlannedView, ...]:
         """The ordered (view, count) list of a group, e.g. (clean, 6), (egas, 6); counts of 0 are left out."""

@@ -1,6 +1,9 @@
+import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
+import torch
 
 from saei.config import (
     Config,
@@ -14,7 +17,11 @@ from saei.config import (
 )
 from saei.options import train_command_line
 from saei.presets import PRESETS, preset
+from saei.settings.readers import ALPHA_READERS, IDLE, VIEW_READERS
+from saei.token_scores import SCORES
+from saei.types import PairScores, TokenScores
 from saei.units import parse_grey_levels
+from saei.views import VIEWS
 
 
 def test_two_and_two_over_255_are_both_two_grey_levels():
@@ -45,6 +52,13 @@ def test_several_iterations_need_an_epsilon():
     assert with_overrides(Config(), {"view.iterations": 3, "view.epsilon": 4.0}).view.epsilon == 4.0
 
 
+def test_only_attacks_on_images_need_an_epsilon():
+    text = {"view.name": "text_embedding", "view.iterations": 3}
+    assert with_overrides(Config(), text).view.epsilon is None
+    with pytest.raises(ValueError, match=r"write --view.epsilon 2 \(= step\) or --view.epsilon 6 \(= T \* step\)"):
+        with_overrides(Config(), {**text, "rollout.plan": ("clean:4", "egas:4", "text_embedding:4")})
+
+
 def test_dropping_everything_is_refused():
     with pytest.raises(ValueError, match="must be < 1"):
         with_overrides(Config(), {"select.drop_low": Fraction(2, 3)})
@@ -61,6 +75,140 @@ def test_dropping_everything_is_refused():
 def test_a_setting_that_could_not_matter_is_refused(overrides, said):
     with pytest.raises(ValueError, match=said):
         with_overrides(Config(), overrides)
+
+
+NOISE, MASK = {"view.name": "noise"}, {"view.name": "mask"}
+TEXT, ERROR = {"view.name": "text_embedding"}, {"view.name": "error"}
+THRICE = {"view.iterations": 3, "view.epsilon": 6.0}
+TOP, RANDOM = {"policy_select.rule": "top"}, {"policy_select.rule": "random"}
+CURRENT = {"policy_select.weights": "current", "loss.agg_scope": "micro"}
+UNREAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (NOISE, {"select.rule": "all"}, "for noise; leave it at band: it belongs to egas, random_sign, gaussian, text_emb"),
+    (NOISE, {"select.score": "vepo", "score.view": "mask"}, "select.score (vepo) does nothing for noise"),
+    (MASK, {"select.drop_low": Fraction(1, 5)}, "select.drop_low (1/5) does nothing for mask; leave it at 1/3"),
+    (ERROR, {"select.scope": "group"}, "select.scope (group) does nothing for error"),
+    (NOISE, {"view.epsilon": 2.0}, "view.epsilon (2.0) does nothing for noise; leave it at None"),
+    (TEXT, {"view.epsilon": 2.0}, "view.epsilon (2.0) does nothing for text_embedding"),
+    (MASK, {"view.objective": "token_mean"}, "view.objective (token_mean) does nothing for mask"),
+    (NOISE, {"view.iterations": 3}, "view.iterations (3) does nothing for noise"),
+    ({}, {"view.schedule_midpoint": 0.5}, "with view.schedule constant; leave it at 0.666"),
+    ({"view.schedule": "power"}, {"view.schedule_midpoint": 0.5}, "or set view.schedule to sigmoid"),
+    ({"view.schedule": "linear"}, {"view.schedule_slope": 2.0}, "view.schedule_slope (2.0) does nothing with view.sch"),
+    ({"rollout.plan": ("clean:4", "egas:4", "text_embedding:4")}, {"view.adv_per": "response"}, "set view.adv_per pro"),
+    ({"select.rule": "random"}, {"select.score": "vepo", "score.view": "noise"}, "does nothing with select.rule rand"),
+    ({"select.rule": "all"}, {"select.score": "dependency", "score.view": "mask"}, "with select.rule all; leave it at"),
+    ({"select.rule": "otsu"}, {"select.count": "ceil"}, "or set select.rule to top, bottom, middle or random"),
+    ({"select.rule": "all"}, {"select.scope": "group"}, "select.scope (group) does nothing with select.rule all"),
+    ({"select.rule": "all"}, {"select.denominator": "all"}, "select.denominator (all) does nothing with select.rule"),
+    ({**THRICE, "select.rule": "all"}, {"select.refresh": "each_iteration"}, "does nothing with select.rule all"),
+    ({}, {"select.refresh": "each_iteration"}, "with view.iterations 1; leave it at once, or set view.iterations to"),
+    ({}, {"policy_select.scope": "batch"}, "with policy_select.rule all; leave it at response, or set policy_select.r"),
+    ({}, {"policy_select.count": "band"}, "policy_select.count (band) does nothing with policy_select.rule all"),
+    ({"policy_select.rule": "band"}, {"policy_select.count": "band"}, "does nothing with policy_select.rule band"),
+    ({}, {"policy_select.denominator": "all"}, "policy_select.denominator (all) does nothing with policy_select.rul"),
+    ({"score.view": "noise"}, {"policy_select.score": "vepo"}, "policy_select.score (vepo) does nothing with policy_s"),
+    ({"score.view": "noise", **RANDOM}, {"policy_select.score": "vepo"}, "does nothing with policy_select.rule random"),
+    ({}, CURRENT, "policy_select.weights (current) does nothing with policy_select.rule all; leave it at old"),
+    (RANDOM, CURRENT, "policy_select.weights (current) does nothing with policy_select.rule random; leave it at old"),
+    ({**TOP, "loss.aggregation": "constant_length"}, {"policy_select.denominator": "all"}, "to token_mean or sequence"),
+    ({"loss.name": "kl_cov"}, {"loss.clip_low": 0.1}, "loss.clip_low (0.1) does nothing for loss.name kl_cov; it bel"),
+    ({"loss.name": "sent_v1"}, {"loss.clip_high": 0.28}, "loss.clip_high (0.28) does nothing for loss.name sent_v1"),
+    ({"loss.name": "sent_v2"}, {"loss.clip_high": 0.28}, "loss.clip_high (0.28) does nothing for loss.name sent_v2"),
+    ({"loss.name": "sent_paper"}, {"loss.clip_low": 1.0}, "loss.clip_low (1.0) does nothing for loss.name sent_paper"),
+    ({}, {"loss.kl_estimator": "k1"}, "with loss.kl_coef 0.0; leave it at k3, or set loss.kl_coef to more than 0"),
+    ({}, {"filter.max_batches": 10}, "filter.max_batches (10) does nothing with filter.rule none; leave it at 4, or"),
+    ({"advantage.rule": "group_mean"}, {"advantage.epsilon": 1e-4}, "or set advantage.rule to group_std"),
+    ({"advantage.rule": "leave_one_out"}, {"advantage.epsilon": 1e-4}, "with advantage.rule leave_one_out; leave it"),
+    (
+        {"loss.name": "papo", "score.view": "mask"},
+        {"score.noise_level": 400},
+        "does nothing with score.view mask; leav",
+    ),
+    ({"loss.name": "papo", "score.view": "noise"}, {"score.mask_share": 0.5}, "or set score.view to mask"),
+    ({"loss.name": "papo", "score.view": "no_image"}, {"score.per": "response"}, "does nothing with score.view no_im"),
+    ({"loss.name": "papo", "score.view": "mask"}, {"score.alpha": 0.5}, "score.alpha (0.5) does nothing for loss.name"),
+    (
+        {**TOP, "policy_select.score": "dependency", "score.view": "mask"},
+        {"score.alpha": 0.5},
+        "for policy_select.score dependency; leave it at 0.7, or set select.score or policy_select.score to one of",
+    ),
+]
+"""Settings of a run that works; one more that nothing in it would read; words of the refusal."""
+
+
+@pytest.mark.parametrize(("run", "unread", "said"), UNREAD)
+def test_a_setting_that_nothing_reads_is_refused_with_a_cure(run, unread, said):
+    works = {name: value for name, value in {**run, **unread}.items() if name not in unread}
+    if "score.view" in works and "loss.name" not in works:  # a score view alone is itself unread
+        works["loss.name"] = "papo"
+    with_overrides(Config(), works)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        with_overrides(Config(), {**run, **unread})
+
+
+READ: list[dict[str, Any]] = [
+    {"rollout.plan": ("clean:4", "noise:4", "egas:4"), "select.rule": "top", "view.epsilon": 2.0},
+    {
+        "rollout.plan": ("clean:4", "mask:4", "text_embedding:4"),
+        "select.scope": "group",
+        "view.objective": "token_mean",
+    },
+    {**ERROR, "view.objective": "token_mean", **THRICE},
+    {"view.schedule": "sigmoid", "view.schedule_midpoint": 0.5, "view.schedule_slope": 10.0},
+    {**NOISE, "view.schedule": "power", "view.schedule_slope": 2.0},
+    {"view.schedule": "exponential", "view.schedule_slope": 2.0},
+    {"view.adv_per": "response"},
+    {"select.rule": "random", "select.count": "ceil", "select.scope": "group"},
+    {"select.score": "vepo", "score.view": "noise", "score.noise_level": 400, "score.alpha": 0.5},
+    {"select.rule": "middle", "select.score": "dependency", "score.view": "mask", "score.mask_share": 0.5},
+    {**THRICE, "select.refresh": "each_iteration"},
+    {**TEXT, "view.iterations": 2, "select.refresh": "each_iteration"},
+    {**RANDOM, "policy_select.scope": "batch", "policy_select.count": "band", "policy_select.denominator": "all"},
+    {**TOP, **CURRENT, "policy_select.scope": "micro_batch"},
+    {**TOP, "policy_select.weights": "current", "loss.aggregation": "constant_length"},
+    {**TOP, "policy_select.denominator": "all", "loss.aggregation": "sequence_mean"},
+    {**TOP, "policy_select.score": "vepo_h", "score.view": "no_image", "score.alpha": 0.5},
+    {"loss.name": "papo", "score.view": "noise", "score.per": "response"},
+    *({"loss.name": name, "loss.clip_low": 0.1, "loss.clip_high": 0.3} for name in ("gspo", "cispo", "clip_cov")),
+    {"loss.kl_coef": 0.01, "loss.kl_estimator": "k1"},
+    {"filter.rule": "mixed_reward", "filter.max_batches": 10},
+    {"advantage.epsilon": 1e-4},
+]
+
+
+@pytest.mark.parametrize("overrides", READ)
+def test_a_setting_that_something_reads_is_taken(overrides):
+    config = with_overrides(Config(), overrides)
+    assert identity(config) != identity(Config())
+
+
+def test_without_a_view_the_attacks_settings_are_left_alone():
+    unread = {"view.schedule_slope": 2.0, "select.count": "ceil", "view.iterations": 3, "view.objective": "token_mean"}
+    assert identity(with_overrides(preset("grpo"), unread)) == identity(preset("grpo"))
+
+
+def test_score_alpha_belongs_to_the_scores_that_it_changes():
+    entropy = torch.tensor([0.2, 0.9, 0.4, 0.7])
+    tokens = TokenScores(logprobs=torch.tensor([-1.0, -2.0, -0.5, -3.0]), entropy=entropy, entropy_t1=entropy)
+    pair = PairScores(
+        logprobs=torch.tensor([-1.5, -1.0, -0.8, -3.5]),
+        entropy=torch.tensor([0.6, 1.0, 0.3, 1.4]),
+        jsd=torch.tensor([0.1, 0.3, 0.2, 0.05]),
+        kl=torch.tensor([0.3, 0.2, 0.4, 0.1]),
+    )
+    changed = {name for name, score in SCORES.items() if not score(tokens, pair, 0.2).equal(score(tokens, pair, 0.8))}
+    assert changed == set(ALPHA_READERS)
+
+
+def test_a_table_of_readers_names_settings_and_views_that_exist():
+    named = {name for row in IDLE for name in (row.setting, row.other)} | set(VIEW_READERS)
+    assert named <= set(field_names())
+    assert {view for readers in VIEW_READERS.values() for view in readers} == set(VIEWS) - {"clean"}
+
+
+def test_an_empty_interval_of_covariances_is_refused_with_both_ends():
+    with pytest.raises(ValueError, match=r"loss.cov_low must be < loss.cov_high, got 5 and 5: .* lower cov_low or rai"):
+        with_overrides(Config(), {"loss.name": "clip_cov", "loss.cov_low": 5.0})
 
 
 def test_the_group_plan_is_a_list_and_leaves_out_empty_views():

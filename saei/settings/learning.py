@@ -116,7 +116,11 @@ class LossConfig:
         require(self.nll_coef >= 0, f"loss.nll_coef must be >= 0, got {self.nll_coef}")
         require(0 < self.token_share <= 1, f"loss.token_share must be in (0, 1], got {self.token_share:g}")
         require(self.penalty >= 0, f"loss.penalty must be >= 0, got {self.penalty:g}")
-        require(self.cov_low < self.cov_high, f"loss.cov_low must be < loss.cov_high, got {self.cov_low:g}")
+        require(
+            self.cov_low < self.cov_high,
+            f"loss.cov_low must be < loss.cov_high, got {self.cov_low:g} and {self.cov_high:g}: no covariance lies "
+            "between; lower cov_low or raise cov_high (published: 1 and 5)",
+        )
         require(self.perception_coef >= 0, f"loss.perception_coef must be >= 0, got {self.perception_coef:g}")
         require(
             self.name != "sent_v1" or self.aggregation == "token_mean",
@@ -131,7 +135,10 @@ class LossConfig:
 
 
 _PICKING = ("kl_cov", "clip_cov", "sent_v1", "sent_v2", "sent_paper")
+_CLIPPING = ("grpo", "gspo", "cispo", "clip_cov", "papo")
 _OWN_SETTINGS = {
+    "clip_low": (0.2, _CLIPPING),
+    "clip_high": (0.2, _CLIPPING),
     "token_share": (0.002, _PICKING),
     "penalty": (1.0, ("kl_cov", "sent_v1", "sent_v2", "sent_paper")),
     "cov_low": (1.0, ("clip_cov",)),

@@ -53,7 +53,7 @@ class ViewConfig:
     iterations: int = 1
     """PGD iterations T; the paper uses 1."""
     epsilon: Epsilon = None
-    """L-infinity budget around the clean image in grey levels; must be given when iterations > 1."""
+    """L-infinity budget around the clean image in grey levels; an attack on it must have one when iterations > 1."""
     direction: Literal["ascend", "descend"] = "ascend"
     """Move the image up (the paper's purpose) or down the entropy of the kept tokens."""
     objective: Literal["sequence_mean", "token_mean"] = "sequence_mean"
@@ -109,12 +109,6 @@ class ViewConfig:
         require(0 <= self.mask_share <= 1, f"view.mask_share must be in [0, 1], got {self.mask_share:g}")
         require(self.text_radius >= 0, f"view.text_radius must be >= 0, got {self.text_radius:g}")
         require(self.iterations >= 0, f"view.iterations must be >= 0, got {self.iterations}")
-        require(
-            self.iterations <= 1 or self.epsilon is not None,
-            f"view.epsilon must be given when view.iterations > 1 (got {self.iterations}): the paper sets no ball for "
-            f"T > 1; write --view.epsilon {self.step_size:g} (= step) or --view.epsilon "
-            f"{self.step_size * self.iterations:g} (= T * step)",
-        )
         require(
             self.epsilon is None or self.epsilon >= self.step_size or self.iterations > 1,
             f"view.epsilon ({self.epsilon:g} levels) is smaller than view.step_size ({self.step_size:g}): "
