@@ -8,34 +8,30 @@ the highest seed.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from analysis import plots
+from analysis import lines, plots
 
 
-def accuracy_over_tokens(scored: pd.DataFrame, filtering: Sequence[str] = ()) -> Figure | plots.Sentence:
+def accuracy_over_tokens(scored: pd.DataFrame) -> Figure | plots.Sentence:
     """`costs.accuracy_by_tokens`: validation accuracy against the tokens generated until then.
 
-    Seeds are averaged evaluation by evaluation, tokens too. Arms in `filtering` are marked.
+    Seeds are averaged evaluation by evaluation, tokens too. Arms that drop groups are marked.
     """
     if scored.empty:
         return plots.Sentence("No accuracy against tokens yet: no run has been evaluated.")
-    styles = plots.arm_styles(plots.arms_of(scored))
+    styles, dropping = lines.styles_of(scored), lines.arms_with(scored, "drops_groups")
     with rc_context(plots.STYLE):
-        figure, axes = plots.single(len(styles))
+        figure, axes = lines.single(scored)
         for arm, rows in scored.groupby("arm", observed=True):
             points = rows.groupby("step").agg(tokens=("tokens", "mean"), accuracy=("accuracy", "mean"))
             seeds = rows.groupby("step")["accuracy"].agg(["min", "max"])
-            label = f"{arm} (drops groups)" if arm in filtering else str(arm)
-            axes.plot(
-                points["tokens"], points["accuracy"], label=label, linewidth=1.6, markersize=4, **styles[str(arm)]
-            )
-            if rows["seed"].nunique() > 1 and plots.banded(scored):
+            label = f"{arm} ({lines.DROPS})" if arm in dropping else str(arm)
+            axes.plot(points["tokens"], points["accuracy"], label=label, markersize=4, **styles[str(arm)])
+            if rows["seed"].nunique() > 1 and lines.banded(scored):
                 colour = styles[str(arm)]["color"]
                 axes.fill_between(points["tokens"], seeds["min"], seeds["max"], color=colour, alpha=0.12, linewidth=0)
         axes.set_xlabel("tokens generated")
@@ -43,7 +39,7 @@ def accuracy_over_tokens(scored: pd.DataFrame, filtering: Sequence[str] = ()) ->
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_title(plots.seed_note(scored), loc="left", color="0.35")
-        plots.legend_below(figure, axes)
+        lines.name_lines(figure, axes, scored)
     return figure
 
 
@@ -52,20 +48,20 @@ def accuracy_under_attack(frame: pd.DataFrame) -> Figure | plots.Sentence:
     if frame.empty:
         return plots.Sentence("No accuracy under attack: no finished run was evaluated on attacked images.")
     attacks = list(pd.unique(frame["attack"]))
-    styles = plots.arm_styles(plots.arms_of(frame))
+    styles, behind = lines.styles_of(frame), lines.background(frame)
     columns = min(2, len(attacks))
-    lines = -(-len(attacks) // columns)
+    rows_of_panels = -(-len(attacks) // columns)
     with rc_context(plots.STYLE):
-        height = 0.9 + 2.6 * lines + plots.legend_height(len(styles))
+        height = 0.9 + 2.6 * rows_of_panels + lines.legend_height(frame["arm"].nunique() - len(behind))
         figure = Figure(figsize=(6.4 if columns == 1 else 8.4, height), layout="constrained")
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        grid = figure.subplots(rows_of_panels, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, attack in zip(grid, attacks, strict=False):
             own = frame[frame["attack"] == attack]
             for arm, rows in own.groupby("arm", observed=True):
                 levels = rows.groupby("level")["accuracy"].agg(["mean", "min", "max"])
                 style = styles[str(arm)]
-                axes.plot(levels.index, levels["mean"], label=str(arm), linewidth=1.6, markersize=4, **style)
-                if rows["seed"].nunique() > 1 and plots.banded(frame):
+                axes.plot(levels.index, levels["mean"], label=str(arm), markersize=4, **style)
+                if rows["seed"].nunique() > 1 and lines.banded(frame):
                     axes.fill_between(
                         levels.index, levels["min"], levels["max"], color=style["color"], alpha=0.12, linewidth=0
                     )
@@ -77,5 +73,5 @@ def accuracy_under_attack(frame: pd.DataFrame) -> Figure | plots.Sentence:
         for axes in grid[max(0, len(attacks) - columns) : len(attacks)]:
             axes.set_xlabel("size of the attack (grey levels)")
         figure.supylabel(f"accuracy, mean@{int(frame['samples'].max())}", fontsize=10)
-        plots.legend_below(figure, grid[0])
+        lines.legend_below(figure, grid[0], behind)
     return figure

@@ -1,7 +1,9 @@
 """What each arm cost: tokens and time, and accuracy against the tokens spent.
 
 Generated tokens are those that were sampled, dropped groups included. Forward and backward tokens are positions that
-passed through the model without and with a backward pass, prompt and attack included.
+passed through the model without and with a backward pass, prompt and attack included. A measurement that the method
+does not need is left out of tokens and time alike (docs/decisions/0008). What a curriculum spent on finding its order,
+before the first step, is part of a run's totals and of its tokens from step 0 on.
 """
 
 # pandas carries no types that a checker can follow through groupby and itertuples
@@ -15,26 +17,52 @@ import pandas as pd
 
 from analysis import stats
 from analysis.load import SweepData
-from saei.schema import FINISHED
+from saei.schema import CURRICULUM_FILE, FINISHED
 
 COST_COLUMNS = ("generated", "forward", "backward", "processed", "step_seconds", "seconds")
 TOKENS = {"tokens_generated": "generated", "tokens_forward": "forward", "tokens_backward": "backward"}
+ORDER = {"tokens_generated": "generated", "tokens_forward": "forward", "seconds": "seconds"}
+"""Entries of `curriculum.json` and the totals that they add to."""
 
 
 def costs(data: SweepData) -> pd.DataFrame:
     """COST_COLUMNS of each finished run, with arm and seed.
 
-    `processed` is forward and backward tokens together; `seconds` is the training steps, without evaluation.
+    `processed` is forward and backward tokens together; `seconds` is the training steps and a curriculum's measuring,
+    without evaluation; `step_seconds` is the mean step.
     """
     steps = data.table("steps")
     steps = steps[steps["state"] == FINISHED]
     if steps.empty:
         return pd.DataFrame(columns=["arm", "seed", *COST_COLUMNS])
-    runs = steps.groupby(["arm", "seed"], observed=True)
+    runs = steps.assign(own=step_seconds(steps)).groupby(["arm", "seed", "trial_id"], observed=True)
     frame = runs[list(TOKENS)].sum(min_count=1).rename(columns=TOKENS)
+    frame["step_seconds"], frame["seconds"] = runs["own"].mean(), runs["own"].sum()
+    frame = frame.reset_index()
+    order = order_costs(data).reindex(frame["trial_id"], fill_value=0.0)
+    for column in ORDER.values():
+        frame[column] = frame[column] + order[column].to_numpy()
     frame["processed"] = frame["forward"] + frame["backward"]
-    frame["step_seconds"], frame["seconds"] = runs["time_step"].mean(), runs["time_step"].sum()
-    return frame.reset_index()
+    return frame[["arm", "seed", *COST_COLUMNS]]
+
+
+def step_seconds(steps: pd.DataFrame) -> pd.Series:
+    """Wall time of each row of the `steps` table without the fresh completions, which only measure."""
+    return steps["time_step"] - steps["time_fresh"].fillna(0.0)
+
+
+def order_costs(data: SweepData) -> pd.DataFrame:
+    """Tokens and seconds that each run's curriculum spent before the first step, by trial id; the columns of ORDER.
+
+    Runs without a curriculum, and older ones that did not count, have no row.
+    """
+    found = {tree["trial_id"]: tree["content"] for tree in data.documents(CURRICULUM_FILE)}
+    rows = {
+        trial_id: {column: float(content.get(entry, 0.0)) for entry, column in ORDER.items()}
+        for trial_id, content in found.items()
+        if isinstance(content, dict)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(ORDER.values()), dtype=float)
 
 
 def mean_costs(data: SweepData) -> pd.DataFrame:
@@ -44,7 +72,7 @@ def mean_costs(data: SweepData) -> pd.DataFrame:
 
 
 def accuracy_by_tokens(data: SweepData) -> pd.DataFrame:
-    """Validation accuracy of every evaluation, with `tokens` generated in the steps before it."""
+    """Validation accuracy of every evaluation, with `tokens` generated before it: in steps and for the curriculum."""
     scored = stats.scores(data.table("eval"), data.validation_split)
     steps = data.table("steps").sort_values("step")
     steps = steps.assign(spent=steps["tokens_generated"].astype(float))
@@ -52,7 +80,8 @@ def accuracy_by_tokens(data: SweepData) -> pd.DataFrame:
     # the row of the last step before the evaluation; none before step 0
     before = steps.assign(step=steps["step"] + 1)[["trial_id", "step", "spent"]]
     frame = scored.merge(before, on=["trial_id", "step"], how="left")
-    frame["tokens"] = np.where(frame["step"] == 0, 0.0, frame["spent"])
+    order = order_costs(data)["generated"].reindex(frame["trial_id"], fill_value=0.0)
+    frame["tokens"] = np.where(frame["step"] == 0, 0.0, frame["spent"]) + order.to_numpy()
     return frame.dropna(subset=["tokens"]).drop(columns="spent").reset_index(drop=True)
 
 

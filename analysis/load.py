@@ -30,6 +30,9 @@ TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "b
 FILLS = {("attacks", "image"): 0}
 """What stands for a column that older runs did not write, where null will not do: keys."""
 
+ARM_FACTS = ("in_contrast", "drops_groups")
+"""Columns of every table that say of a row's arm whether it is one of the planned pair, and `SweepData.filtering`."""
+
 TRIAL_COLUMNS = ("trial_id", "arm", "seed", "exploratory", "state", "step", "steps", "message", "folder", "same_as")
 
 
@@ -66,18 +69,35 @@ class SweepData:
             return tree["config"].get("data", {}).get("validation_split", "validation")
         return "validation"
 
+    @property
+    def filtering(self) -> list[str]:
+        """Arms that drop groups (`filter.rule`): a step of theirs samples more, so steps are no fair measure of them.
+
+        Their `entropy` covers the groups that were trained on; `entropy_sampled_image` covers all.
+        """
+        rules = {
+            tree["arm"]: (tree.get("config") or {}).get("filter", {}).get("rule", "none")
+            for tree in self.documents(schema.CONFIG_FILE)
+        }
+        for arm in self.plan["arms"]:  # a run that has not begun has only its plan
+            rules.setdefault(arm["name"], (arm.get("overrides") or {}).get("filter.rule", "none"))
+        return [arm for arm in self.arms if rules.get(arm, "none") != "none"]
+
     def state(self, state: str) -> pd.DataFrame:
         """The trials in one state."""
         return self.trials[self.trials["state"] == state]
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Rows of one table of all trials, with `arm`, `seed`, `trial_id`, `state`; `columns` limits what is read.
+        """Rows of one table of all trials, with `arm`, `seed`, `trial_id`, `state` and ARM_FACTS.
 
-        Without `columns`, everything but the completions' texts. Raises ValueError for duplicate keys.
+        `columns` limits what is read; without it, everything but the completions' texts.
+        Raises ValueError for duplicate keys.
         """
         wanted = tuple(columns) if columns else tuple(c for c in schema.TABLES[name] if c != "text")
         if (name, wanted) not in self._tables:
-            self._tables[name, wanted] = _read_sweep_table(self.trials, name, wanted)
+            frame = _read_sweep_table(self.trials, name, wanted)
+            facts = {"in_contrast": self.plan.get("primary_contrast") or [], "drops_groups": self.filtering}
+            self._tables[name, wanted] = frame.assign(**{fact: frame["arm"].isin(facts[fact]) for fact in ARM_FACTS})
         return self._tables[name, wanted]
 
     def documents(self, file: str) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 Where there is nothing to draw a function returns a Sentence that says why. Arms come as an ordered categorical whose
 first entry is the baseline: it is black and dashed. Other arms differ in colour and in line style or marker, so the
-figures survive grey print and colour blindness. Over steps, a line is the mean over seeds and its band reaches from
-the lowest to the highest seed; the interval of a difference is in the verdict table, not in a curve.
+figures survive grey print and colour blindness; what happens with many arms is in `lines`. Over steps, a line is the
+mean over seeds and its band reaches from the lowest to the highest seed; the interval of a difference is in the verdict
+table, not in a curve. Arms that drop groups are left out over steps, and the title says so.
 """
 
 # pandas carries no types that a checker can follow through groupby and itertuples
@@ -11,7 +12,7 @@ the lowest to the highest seed; the interval of a difference is in the verdict t
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.image
@@ -23,6 +24,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from analysis.lines import (
+    DROPS,
+    arm_styles,
+    arms_of,
+    arms_with,
+    background,
+    banded,
+    by_steps,
+    crowded,
+    legend_below,
+    legend_height,
+    name_lines,
+    single,
+    styles_of,
+    titled,
+)
 from analysis.stats import t_interval
 
 STYLE: dict[str, Any] = {
@@ -40,10 +57,6 @@ STYLE: dict[str, Any] = {
     "grid.color": "0.9",
     "pdf.fonttype": 42,
 }
-BASELINE_COLOUR = "black"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-MARKERS = "osD^vP*XhP"
-MOST_BANDS = 5
 CURVES_SMOOTHED_TO = 40
 """Curves longer than this are averaged over windows of about steps / 40 steps; the axis says so."""
 
@@ -56,25 +69,6 @@ class Sentence(str):
 
     def _repr_html_(self) -> str:
         return f"<p><em>{html.escape(self)}</em></p>"
-
-
-def arm_styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Line colour, dashes and marker of each arm; the first arm is the baseline."""
-    # without the palette's grey and its yellow, which vanishes on white paper
-    colours = [colour for i, colour in enumerate(sns.color_palette("colorblind", 10)) if i not in (7, 8)]
-    styles: dict[str, dict[str, Any]] = {}
-    for i, arm in enumerate(arms):
-        if i == 0:
-            styles[arm] = {"color": BASELINE_COLOUR, "linestyle": (0, (4, 2)), "marker": "o"}
-        else:
-            dashes = DASHES[(i - 1 + (i - 1) // len(colours)) % len(DASHES)]
-            styles[arm] = {"color": colours[(i - 1) % len(colours)], "linestyle": dashes, "marker": MARKERS[i % 10]}
-    return styles
-
-
-def arms_of(frame: pd.DataFrame) -> list[str]:
-    """All arms in order, also those without rows yet, so that colours do not change as results arrive."""
-    return list(frame["arm"].cat.categories)
 
 
 def _window(steps: int) -> int:
@@ -91,33 +85,10 @@ def _curve(
     mean = by_seed.mean(axis=1)
     sparse = len(mean) <= 12
     line = {**style, "marker": style["marker"] if sparse else "", "markersize": 4}
-    axes.plot(mean.index, mean, label=label, linewidth=1.6, **line)
+    axes.plot(mean.index, mean, label=label, **line)
     if band and by_seed.shape[1] > 1:
         low, high = by_seed.min(axis=1), by_seed.max(axis=1)
         axes.fill_between(mean.index, low, high, color=style["color"], alpha=0.12, linewidth=0)
-
-
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """The arms under the axes, three in a row; give the figure `legend_height` for them."""
-    handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), 3)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)
-
-
-def banded(frame: pd.DataFrame) -> bool:
-    """Bands of more arms than this hide each other."""
-    return frame["arm"].nunique() <= MOST_BANDS
-
-
-def legend_height(entries: int) -> float:
-    """Inches that the rows of a legend take beyond the first two, which the usual figure has room for."""
-    return 0.2 * max(0, -(-entries // 3) - 2)
-
-
-def single(arms: int) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, as high as the legend of so many arms needs it."""
-    figure = Figure(figsize=(6.4, 4.2 + legend_height(arms)), layout="constrained")
-    return figure, figure.subplots()
 
 
 def seed_note(frame: pd.DataFrame) -> str:
@@ -129,18 +100,19 @@ def seed_note(frame: pd.DataFrame) -> str:
 
 
 def _over_steps(frame: pd.DataFrame, value: str, label: str, *, smooth: bool = True) -> Figure | Sentence:
-    frame = frame.dropna(subset=[value])
+    """A line per arm; arms that drop groups have no part in it, since their steps sample more."""
+    frame, left_out = by_steps(frame.dropna(subset=[value]))
     if frame.empty:
-        return Sentence(f"No {label} to draw yet: no run has recorded a step.")
+        return Sentence(f"No {label} to draw {left_out or 'yet: no run has recorded a step'}.")
     with rc_context(STYLE):
-        styles = arm_styles(arms_of(frame))
-        figure, axes = single(len(styles))
+        styles = styles_of(frame)
+        figure, axes = single(frame)
         window = _window(frame["step"].nunique()) if smooth else 1
         for arm, rows in frame.groupby("arm", observed=True):
             _curve(axes, rows, value, styles[str(arm)], str(arm), window=window, band=banded(frame))
         _label_steps(axes, label, window)
-        axes.set_title(seed_note(frame), loc="left", color="0.35")
-        legend_below(figure, axes)
+        titled(axes, seed_note(frame), left_out)
+        name_lines(figure, axes, frame)
     return figure
 
 
@@ -155,9 +127,9 @@ def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
     if final.empty:
         return Sentence("No accuracy to compare yet: no run has finished.")
     arms = [arm for arm in arms_of(final) if (final["arm"] == arm).any()]
-    styles = arm_styles(arms_of(final))
+    styles, dropping = styles_of(final), arms_with(final, "drops_groups")
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 1.4 + 0.42 * len(arms)), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.4 + (0.24 if crowded(final) else 0.42) * len(arms)), layout="constrained")
         axes = figure.subplots()
         for row, arm in enumerate(arms):
             values = final.loc[final["arm"] == arm, "accuracy"].to_numpy(dtype=float)
@@ -171,13 +143,16 @@ def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
         # two seeds have an interval 13 deviations wide: let it run out of the picture rather than squeeze the points
         reach = max(0.02, 1.2 * spread)
         axes.set_xlim(max(0.0, middle - reach), min(1.0, middle + reach))
-        axes.set_yticks(range(len(arms)), arms)
+        axes.set_yticks(range(len(arms)), [f"{arm} ({DROPS})" if arm in dropping else arm for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(f"test accuracy, mean@{int(final['samples'].max())}, last step")
-        axes.set_title("dots: seeds; bar: mean with 95 % t interval", loc="left", color="0.35")
+        unfair = (
+            ("arms that drop groups sample more per step:", "see accuracy over generated tokens") if dropping else ()
+        )
+        titled(axes, "dots: seeds; bar: mean with 95 % t interval", *unfair)
     return figure
 
 
@@ -193,7 +168,7 @@ def accuracy_over_steps(scored: pd.DataFrame) -> Figure | Sentence:
 
 
 def reward_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
-    """`steps` table: mean reward of the training rollouts, all views together."""
+    """`steps` table: mean reward of the training rollouts, all views together, dropped groups included."""
     return _over_steps(steps, "reward", "reward of training rollouts")
 
 
@@ -217,18 +192,25 @@ def entropy_by_view(views: pd.DataFrame) -> Figure | Sentence:
 
 
 def entropy_by_band(steps: pd.DataFrame) -> Figure | Sentence:
-    """`steps` table: a panel per arm; thirds of each completion's tokens by entropy, as TsEC ranks them."""
+    """`steps` table: a panel per arm; thirds of each completion's tokens by entropy, as TsEC ranks them.
+
+    In groups that were trained on: bands are not known of dropped ones, and the arm's panel says so.
+    """
     bands = {"high third": "entropy_high", "middle third": "entropy_middle", "low third": "entropy_low"}
     lines = [(name, column, lambda rows: rows) for name, column in bands.items()]
-    return _panels(steps, lines, "entropy (nats per token)", "No entropy per band yet: no run has recorded a step.")
+    empty = "No entropy per band yet: no run has recorded a step."
+    notes = dict.fromkeys(arms_with(steps, "drops_groups"), "trained groups only")
+    return _panels(steps, lines, "entropy (nats per token)", empty, notes)
 
 
 Lines = Sequence[tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
 """Name, column, and which rows of the arm."""
 
 
-def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure | Sentence:
-    """Small multiples: one panel per arm with the same axes, the given lines in each."""
+def _panels(
+    frame: pd.DataFrame, lines: Lines, label: str, empty: str, notes: Mapping[str, str] | None = None
+) -> Figure | Sentence:
+    """Small multiples: one panel per arm with the same axes, the given lines in each; `notes` on some of the arms."""
     if frame.empty:
         return Sentence(empty)
     arms = [arm for arm in arms_of(frame) if (frame["arm"] == arm).any()]
@@ -245,7 +227,7 @@ def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure
                 chosen = take(own)
                 if len(chosen):
                     _curve(axes, chosen, column, styles[name], name, window=window, band=True)
-            axes.set_title(arm, loc="left")
+            axes.set_title(f"{arm} ({notes[arm]})" if notes and arm in notes else arm, loc="left")
             _label_steps(axes, "", window)
             axes.tick_params(labelbottom=True)
             axes.label_outer(remove_inner_ticks=False)
@@ -262,12 +244,14 @@ def _panels(frame: pd.DataFrame, lines: Lines, label: str, empty: str) -> Figure
 
 def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
     """`steps` table: what the attack did to entropy, on the same completions and on fresh ones with the same noise."""
-    frame = steps.dropna(subset=["attack_gain"])
+    frame, left_out = by_steps(steps.dropna(subset=["attack_gain"]))
     if frame.empty:
-        return Sentence("No attack to show: no run with a changed image has recorded a step.")
+        why = f" {left_out}" if left_out else ": no run with a changed image has recorded a step"
+        return Sentence(f"No attack to show{why}.")
     with rc_context(STYLE):
-        styles = arm_styles(arms_of(frame))
-        figure = Figure(figsize=(8.4, 4.0 + legend_height(len(styles))), layout="constrained")
+        styles, behind = styles_of(frame), background(frame)
+        entries = frame["arm"].nunique() - len(behind)
+        figure = Figure(figsize=(8.4, 4.0 + legend_height(entries)), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True)
         titles = {"attack_gain": "same completions, kept tokens", "fresh_gain": "fresh completions, all tokens"}
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
@@ -277,7 +261,9 @@ def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
             axes.axhline(0, color="0.6", linewidth=1, zorder=0)
             _label_steps(axes, "entropy, moved minus clean (nats)" if column == "attack_gain" else "", window)
             axes.set_title(title, loc="left")
-        legend_below(figure, panels[0])
+        if left_out:
+            figure.suptitle(left_out, color="0.35", size=9)
+        legend_below(figure, panels[0], behind)
     return figure
 
 

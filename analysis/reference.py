@@ -27,6 +27,7 @@ KEPT_FILES = (
     schema.STATUS_FILE,
     schema.DONE_FILE,
     schema.ALARMS_FILE,
+    schema.CURRICULUM_FILE,
 )
 PLACES = ("command", "host", "pid", "git_diff", "git_untracked", "earlier", "out")
 """Entries of those files that say where a trial ran and not what it was."""

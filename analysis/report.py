@@ -34,7 +34,7 @@ from nbconvert.filters import strip_ansi
 from traitlets.config import Config
 
 from analysis import attacked, comparisons, costs, fragments, health, plots, stats, tables
-from analysis.arms import filtering, reconstructions
+from analysis.arms import reconstructions
 from analysis.load import SweepData, load_sweep
 from saei import schema
 
@@ -80,7 +80,7 @@ def save_figures(data: SweepData, folder: Path) -> None:
         "accuracy_by_arm": plots.accuracy_by_arm(stats.final_scores(items, data.test_split)),
         "accuracy_over_steps": plots.accuracy_over_steps(stats.scores(items, data.validation_split)),
         "entropy_over_steps": plots.entropy_over_steps(data.table("steps")),
-        "accuracy_over_tokens": comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data), filtering(data)),
+        "accuracy_over_tokens": comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data)),
         "accuracy_under_attack": comparisons.accuracy_under_attack(attacked.robustness(data)),
     }
     folder.mkdir(exist_ok=True)
@@ -143,10 +143,10 @@ def render(data: SweepData, notebooks: dict[str, nbformat.NotebookNode]) -> str:
         accuracy=fragments.output(plots.accuracy_by_arm(stats.final_scores(items, data.test_split))),
         entropy=fragments.output(plots.entropy_over_steps(data.table("steps"))),
         reconstructions=reconstructions(data),
-        filtering=filtering(data),
+        filtering=data.filtering,
         summary=fragments.table(tables.summary_table(data)),
         cost=fragments.table(tables.cost_table(data)),
-        by_tokens=fragments.output(comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data), filtering(data))),
+        by_tokens=fragments.output(comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data))),
         equal_tokens=fragments.table(tables.equal_tokens_table(data)),
         robustness=fragments.table(tables.robustness_table(data)),
         under_attack=fragments.output(comparisons.accuracy_under_attack(attacked.robustness(data))),

@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
+from analysis.load import ARM_FACTS
 from saei.schema import FINISHED, GREEDY, SAMPLED
 
 BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
@@ -31,7 +32,7 @@ CONFIDENCE, POWER, ALPHA = 0.95, 0.8, 0.05
 SEEDS_FOR_P = 3
 MOST_SEEDS = 10_000
 
-SCORE_COLUMNS = ("arm", "seed", "trial_id", "step", "items", "samples", "accuracy", "item_set")
+SCORE_COLUMNS = ("arm", "seed", "trial_id", "step", "items", "samples", "accuracy", "item_set", *ARM_FACTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,13 +164,13 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def scores(items: pd.DataFrame, split: str, decoding: str = SAMPLED) -> pd.DataFrame:
     """Mean accuracy per run and evaluated step, over all items of a split: SCORE_COLUMNS.
 
-    `items` are rows of the `eval` table with arm, seed, trial_id. Each problem counts once, as the mean over its
-    completions (mean@k; `samples` is k). `item_set` names the set of problems.
+    `items` are rows of the `eval` table with arm, seed, trial_id, and ARM_FACTS where known. Each problem counts once,
+    as the mean over its completions (mean@k; `samples` is k). `item_set` names the set of problems.
     """
     rows = items[(items["split"] == split) & (items["decoding"] == decoding)]
     if rows.empty:
         return pd.DataFrame(columns=list(SCORE_COLUMNS))
-    run = ["arm", "seed", "trial_id", "step"]
+    run = ["arm", "seed", "trial_id", "step", *(fact for fact in ARM_FACTS if fact in rows)]
     problems = rows.groupby([*run, "problem_id"], observed=True)["accuracy"].agg(["mean", "size"]).reset_index()
     grouped = problems.groupby(run, observed=True)
     result = grouped.agg(items=("problem_id", "size"), samples=("size", "max"), accuracy=("mean", "mean"))

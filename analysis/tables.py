@@ -9,7 +9,7 @@ import math
 import pandas as pd
 
 from analysis import attacked, costs, health, stats
-from analysis.arms import filtering, reconstructions
+from analysis.arms import reconstructions
 from analysis.load import SweepData
 from saei import schema
 from saei.schema import SAMPLED
@@ -17,6 +17,8 @@ from saei.schema import SAMPLED
 EMPTY = "–"
 ON_TOKENS = "compared at equal generated tokens: see figure"
 """In place of a verdict for arms that drop groups."""
+ALL_SAMPLED = "entropy: all groups sampled"
+"""On arms that drop groups, whose `entropy` column knows only those that were trained on."""
 JUDGEMENT = ("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed")
 
 
@@ -59,7 +61,7 @@ def compared(data: SweepData) -> pd.DataFrame:
     if not {primary, reference} <= set(data.arms):
         primary, reference = "", baseline
     against = {arm: reference if arm == primary else "" if arm == baseline else baseline for arm in data.arms}
-    dropping = set(filtering(data))
+    dropping = set(data.filtering)
     unfair = [arm for arm in data.arms if against[arm] and dropping & {arm, against[arm]}]
     final = stats.final_scores(data.table("eval"), data.test_split)
     fair = [arm for arm in data.arms if arm not in unfair]
@@ -176,7 +178,10 @@ def side_figures(data: SweepData) -> pd.DataFrame:
 
 
 def last_steps(data: SweepData) -> pd.DataFrame:
-    """Means over the last tenth of each run's steps, then over seeds."""
+    """Means over the last tenth of each run's steps, then over seeds.
+
+    Entropy of arms that drop groups is that of all completions, each on the image it was sampled on; the label says so.
+    """
     names = {
         "entropy": "entropy (nats)",
         "completion_length": "length (tokens)",
@@ -194,9 +199,15 @@ def last_steps(data: SweepData) -> pd.DataFrame:
         return pd.DataFrame({"figures": ["none yet: no run has recorded a step"]})
     last = steps.groupby(["arm", "seed"], observed=True)["step"].transform("max")
     tail = steps[steps["step"] > 0.9 * last - 1]
+    tail = tail.assign(
+        entropy=tail["entropy"].where(~tail["drops_groups"], tail["entropy_sampled_image"]),
+        time_step=costs.step_seconds(tail),
+    )
     by_seed = tail.groupby(["arm", "seed"], observed=True)[list(names)].mean()
     frame = by_seed.groupby("arm", observed=True).mean().rename(columns=names)
-    return frame.map(lambda value: EMPTY if math.isnan(value) else f"{value:.4g}").reset_index()
+    frame = frame.map(lambda value: EMPTY if math.isnan(value) else f"{value:.4g}").reset_index()
+    frame["arm"] = [f"{arm} ({ALL_SAMPLED})" if arm in data.filtering else str(arm) for arm in frame["arm"]]
+    return frame
 
 
 def examples(data: SweepData) -> pd.DataFrame:

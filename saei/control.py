@@ -23,12 +23,11 @@ Advance = Callable[[RunState, ControlConfig, float], None]
 
 class Control(NamedTuple):
     """`weight(state, config, accuracy of each problem's group)`, per problem, all zeros where the step has no control
-    (its mean is the step's coefficient); `advance(state, config, entropy of the step)`; whether formulas are ours.
+    (its mean is the step's coefficient); `advance(state, config, entropy of the step)`.
     """
 
     weight: Weight
     advance: Advance
-    reconstruction: bool = False
 
 
 RECONSTRUCTIONS: dict[str, str] = {
@@ -141,6 +140,6 @@ CONTROLS: dict[str, Control] = {
     "bonus": Control(bonus_weight, keep_state),
     "skywork": Control(skywork_weight, skywork_advance),
     "proportional": Control(proportional_weight, proportional_advance),
-    "aer": Control(aer_weight, aer_advance, reconstruction=True),
+    "aer": Control(aer_weight, aer_advance),
 }
 """`control.rule` -> its two functions."""

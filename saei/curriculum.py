@@ -7,8 +7,9 @@ problems may not.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from saei.config import Config
@@ -116,6 +117,28 @@ def without_repeats(order: Sequence[int], per_step: int) -> list[int]:
         target.append(donor[position])
         donor[position] = problem
     return [problem for step in steps for problem in step]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredOrder:
+    """The order, and what finding it cost: tokens generated, token positions through forward passes, seconds."""
+
+    order: list[int]
+    tokens_generated: int
+    tokens_forward: int
+    seconds: float
+
+
+def measured_order(policy: Policy, training: ProblemSet, config: Config) -> MeasuredOrder:
+    """`curriculum_order` with its cost."""
+    started, forward, generated = time.perf_counter(), policy.tokens_forward, policy.tokens_generated
+    order = curriculum_order(policy, training, config)
+    return MeasuredOrder(
+        order=order,
+        tokens_generated=policy.tokens_generated - generated,
+        tokens_forward=policy.tokens_forward - forward,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def curriculum_order(policy: Policy, training: ProblemSet, config: Config) -> list[int]:

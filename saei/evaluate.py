@@ -22,7 +22,6 @@ import torch
 from saei.cli import bad_input, checked_command_line, run_main
 from saei.config import Config, DataConfig, EvalConfig, ModelConfig, RewardConfig, RolloutConfig
 from saei.data import ProblemSet, load_problems
-from saei.data.transfer import transfer_sets as transfer_sets
 from saei.metrics import storable
 from saei.policy import Policy, load_policy
 from saei.recorder import ARROW_SCHEMAS, write_atomically

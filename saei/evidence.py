@@ -93,6 +93,7 @@ def gather_evidence(
     config: Config,
     step: int,
     state: RunState,
+    view_strength: float = 1.0,
 ) -> dict[Key, Evidence]:
     """Old and reference log-probs, token selection, advantage shaping and control weight of every completion."""
     own: dict[Key, TokenScores]
@@ -114,7 +115,7 @@ def gather_evidence(
         for key in own
     }
     for part in update_batches(groups, config.optim.updates_per_step):
-        evidence |= _shaped(part, evidence, config)
+        evidence |= _shaped(part, evidence, progress.rewards, config, view_strength)
         evidence |= _selected(part, evidence, config, step, state)
     return evidence
 
@@ -129,7 +130,7 @@ def _score_pairs(
 ) -> tuple[dict[Key, TokenScores], dict[Key, PairScores]]:
     batch = train_batch(groups, config.loss.train_view)
     others = [
-        other_images(request.prompt, [rollout.index for rollout in same], config, step)
+        other_images(request.prompt, request.images, [rollout.index for rollout in same], config, step)  # pyright: ignore[reportArgumentType]  (rollouts hold bytes)
         for request, same in zip(batch.requests, batch.rollouts, strict=True)
     ]
     scored = policy.score_pairs(
@@ -157,7 +158,13 @@ def _control_weights(
     return {rollout.key: weight for group, weight in zip(groups, weights, strict=True) for rollout in group.rollouts}
 
 
-def _shaped(groups: Sequence[Group], evidence: dict[Key, Evidence], config: Config) -> dict[Key, Evidence]:
+def _shaped(
+    groups: Sequence[Group],
+    evidence: dict[Key, Evidence],
+    rewards: dict[Key, float],
+    config: Config,
+    view_strength: float,
+) -> dict[Key, Evidence]:
     """The evidence of one update batch with shaped advantages."""
     keys = [rollout.key for group in groups for rollout in group.rollouts]
     own = [evidence[key] for key in keys]
@@ -170,6 +177,15 @@ def _shaped(groups: Sequence[Group], evidence: dict[Key, Evidence], config: Conf
             dependency=dependency,
             mean_nll=torch.stack([-one.old.logprobs.double().mean() for one in own]).cpu(),
             group=torch.tensor([number for number, group in enumerate(groups) for _ in group.rollouts]),
+            rewards=torch.tensor([rewards[key] for key in keys], dtype=torch.float64),
+            noise=torch.tensor(
+                [
+                    config.view.noise_level * view_strength / 1000 if rollout.view == "noise" else 0.0
+                    for group in groups
+                    for rollout in group.rollouts
+                ],
+                dtype=torch.float64,
+            ),
         ),
         config.advantage.shaping_strength,
     ).tolist()

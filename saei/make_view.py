@@ -95,12 +95,14 @@ def _chunks(progress: GroupsInProgress, pack_tokens: int, spared: set[int]) -> l
     return chunks
 
 
-def other_images(prompt: Prompt, indices: Sequence[int], config: Config, step: int) -> list[ByteImages]:
-    """The images of `score.view` under which completions number `indices` are only scored: one for all, or for each."""
+def other_images(
+    prompt: Prompt, images: ByteImages, indices: Sequence[int], config: Config, step: int
+) -> list[ByteImages]:
+    """`images` under `score.view`, where completions number `indices` are only scored: one for all, or one for each."""
     draws = indices if config.score.per == "response" else (0,)
     return [
         SCORE_VIEWS[config.score.view](
-            prompt.images, config.score, torch_generator(config.seed, "score", step, prompt.problem_id, draw)
+            images, config.score, torch_generator(config.seed, "score", step, prompt.problem_id, draw)
         )
         for draw in draws
     ]
@@ -210,7 +212,7 @@ class _Scored:
         requests, others = [], []
         for prompt, own, texts in zip(self.prompts, images, completions, strict=True):
             requests.append(ScoreRequest(prompt=prompt, images=tuple(own), completions=tuple(texts)))
-            others.append(other_images(prompt, range(len(texts)), self.config, self.step))
+            others.append(other_images(prompt, prompt.images, range(len(texts)), self.config, self.step))
         rollout, optim = self.config.rollout, self.config.optim
         pairs = self.policy.score_pairs(
             requests, others, temperature=rollout.temperature, pack_tokens=optim.pack_tokens

@@ -176,8 +176,14 @@ def attack_rows(
     rows = []
     for row in ledger:
         clean, moved = fresh.get((row.view, row.problem_id), (NAN, NAN))
-        rows.append({"step": step, **asdict(row), "fresh_entropy_clean": clean, "fresh_entropy_moved": moved})
+        measured = {"fresh_entropy_clean": clean, "fresh_entropy_moved": moved, "matched": _matched(row)}
+        rows.append({"step": step, **asdict(row), **measured})
     return rows
+
+
+def _matched(row: AttackRow) -> bool:
+    """Is this control as large (L2) as the attack it stands for? True for what is no control."""
+    return math.isnan(row.l2_reference) or abs(row.l2 - row.l2_reference) <= MATCH_TOLERANCE * row.l2_reference
 
 
 def attack_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -187,12 +193,10 @@ def attack_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return dict.fromkeys(names, NAN)
     gains = [row["entropy_after"] - row["entropy_before"] for row in rows]
     known = [gain for gain in gains if not math.isnan(gain)]
-    matched = [row["l2"] / row["l2_reference"] for row in rows if row["l2_reference"] > 0]
+    controls = [row for row in rows if not math.isnan(row["l2_reference"])]
     return {
         "attack_gain": float(np.mean(known)) if known else NAN,
-        "attack_unmatched_share": float(np.mean([abs(ratio - 1) > MATCH_TOLERANCE for ratio in matched]))
-        if matched
-        else NAN,
+        "attack_unmatched_share": float(np.mean([not row["matched"] for row in controls])) if controls else NAN,
         "attack_moved_share": float(np.mean([row["moved"] for row in rows])),
         "attack_linf": float(max(row["linf"] for row in rows)),
         "fresh_gain": float(np.mean([row["fresh_entropy_moved"] - row["fresh_entropy_clean"] for row in rows])),

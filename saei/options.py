@@ -92,5 +92,6 @@ def list_presets() -> None:
     table = Table("preset", "settings", "source", "differs from the published recipe", show_lines=True)
     for name, row in PRESETS.items():
         settings = "\n".join(f"{setting} = {value}" for setting, value in row.settings.items()) or "(the defaults)"
-        table.add_row(name, settings, row.source, row.differs)
+        host = f"\nits own host: {row.host}" if row.host else ""
+        table.add_row(name, settings, row.source, row.differs + host)
     Console().print(table)

@@ -49,6 +49,7 @@ class Policy:
         self.attention_cost = 1.0 / (6.0 * model.config.get_text_config().hidden_size)
         self.packed_forwards = 0
         self.tokens_forward = 0
+        self.tokens_generated = 0
         self.tokens_backward = 0
         self._system_prompt = data.system_prompt
         self._prompt_suffix = data.prompt_suffix

@@ -1,8 +1,9 @@
 """The table of named methods: each is a set of settings and nothing else (DESIGN 4.3).
 
 A preset names the source of its settings and where they differ from the published recipe. Adding a method is adding a
-row; the trainer never sees the name. Two flavours: `tiny` runs on a laptop on the shipped model, `published` has the
-7B recipe of the method's own paper (methods.md section 2) where it is known, on a model and data that must be there.
+row; the trainer never sees the name. Two flavours: `tiny` runs on a laptop on the shipped model; `published` has the
+method's own settings on NoisyRollout's 7B recipe (methods.md section 2: model, batch, rates, lengths), one host for all
+so that methods differ by the method. Where a method's own paper had another host, `host` says which.
 """
 
 import difflib
@@ -17,13 +18,14 @@ from saei.config import Config, with_overrides
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
     """`settings` are dotted overrides of the default `Config` (which is SaEI on the tiny model); `published` what the
-    published flavour changes beyond `RECIPE_7B`.
+    published flavour changes beyond `RECIPE_7B`; `host` the recipe of the method's own paper where it was another.
     """
 
     settings: Mapping[str, Any]
     source: str
     differs: str
     published: Mapping[str, Any] = field(default_factory=dict)
+    host: str = ""
 
 
 RECIPE_7B: dict[str, Any] = {
@@ -51,7 +53,7 @@ RECIPE_7B: dict[str, Any] = {
 }
 """NoisyRollout's recipe (methods.md section 2, first column): what SaEI's group size and data sets point to."""
 
-_TINY = "tiny: lr 1e-4, 8 problems and 2 updates a step (published: 512 problems, 4 updates, lr 1e-6)"
+_TINY = "tiny: lr 1e-4, 8 problems and 2 updates a step (published flavour: 512 problems, 4 updates, lr 1e-6)"
 _CLEAN = {"rollout.n_clean": 12, "rollout.n_view": 0}
 """12 clean completions: the group of the paper's GRPO; every rival that does not change the input has it too."""
 
@@ -92,6 +94,7 @@ PRESETS: dict[str, Preset] = {
         source="arXiv 2503.14476: clip 0.2/0.28, token mean, dynamic sampling on accuracy, overlong penalty, dual clip",
         differs=_TINY + "; at most 4 batches a step (10), buffer 16 of 64 tokens (4096 of 20480), reward 0.9/0.1 (+-1)",
         published={"reward.overlong_buffer": 512, "filter.max_batches": 10},
+        host="Qwen2.5-32B on text, 16 completions, response of 20480 tokens",
     ),
     "gspo": Preset(
         settings={
@@ -112,7 +115,8 @@ PRESETS: dict[str, Preset] = {
     "kl_cov": Preset(
         settings={**_CLEAN, "loss.name": "kl_cov", "loss.token_share": 0.002, "loss.penalty": 1.0},
         source="arXiv 2505.22617, official 7B script: k 0.2 %, beta 1, no clip",
-        differs=_TINY + "; tokens are picked over the update batch (official: each micro-batch)",
+        differs=_TINY + "; tokens are picked over the update batch (official: each micro-batch); no dynamic sampling",
+        host="Qwen2.5-7B on text, 256 problems x 8, mini-batch 32, lr 5e-7, dynamic sampling",
     ),
     "clip_cov": Preset(
         settings={
@@ -123,7 +127,8 @@ PRESETS: dict[str, Preset] = {
             "loss.clip_high": 1.0,
         },
         source="arXiv 2505.22617, official scripts: r 0.02 %, covariance in (1, 5), clip 1/1",
-        differs=_TINY + "; tokens are picked over the update batch (official: each micro-batch)",
+        differs=_TINY + "; tokens are picked over the update batch (official: each micro-batch); no dynamic sampling",
+        host="Qwen2.5-7B on text, 256 problems x 8, mini-batch 32, lr 5e-7, dynamic sampling",
     ),
     "noisyrollout": Preset(
         settings=_NOISY_SCHEDULE,
@@ -143,6 +148,7 @@ PRESETS: dict[str, Preset] = {
         differs=_TINY + "; entropies of the old policy over the update batch (code: current policy, micro-batch); no "
         "dynamic sampling, so that it is compared by steps",
         published={"reward.overlong_buffer": 512},
+        host="Qwen3 on text with DAPO, 512 problems x 16, mini-batch 32, 10 warm-up steps, weight decay 0.1",
     ),
     "vepo": Preset(
         settings={
@@ -173,8 +179,15 @@ PRESETS: dict[str, Preset] = {
             "loss.nll_coef": 0.06,
         },
         source="arXiv 2510.09285: top 40 % of tokens by visual dependency, shaped advantages, DAPO host, penalty 0.06",
-        differs=_TINY + "; 12 completions (8); weights over the update batch (code: device and micro-batch)",
-        published={"rollout.n_clean": 8, "reward.overlong_buffer": 512, "filter.max_batches": 10},
+        differs=_TINY + "; 12 completions (8); weights over the update batch (code: device and micro-batch); at most 4 "
+        "batches a step (20); reward 0.9/0.1 as in every arm (accuracy only)",
+        published={
+            "rollout.n_clean": 8,
+            "reward.overlong_buffer": 512,
+            "filter.max_batches": 10,
+            "reward.format_weight": 0.0,
+        },
+        host="EasyR1 on ViRL39K, trainable vision tower",
     ),
     "papo": Preset(
         settings={
@@ -190,7 +203,16 @@ PRESETS: dict[str, Preset] = {
         },
         source="arXiv 2507.06448 (PAPO-G, 7B): gamma 0.02, masks of 60 % of the blocks, eta 0.05, KL 0.01",
         differs=_TINY + "; 12 completions (5); the block mask is drawn on the resized image (original resolution)",
-        published={"rollout.n_clean": 5, "rollout.problems_per_step": 384, "optim.updates_per_step": 3},
+        published={
+            "rollout.n_clean": 5,
+            "rollout.problems_per_step": 384,
+            "optim.updates_per_step": 3,
+            "rollout.top_p": 0.99,
+            "data.min_pixels": 200704,
+            "data.max_pixels": 1003520,
+            "model.freeze_vision": False,
+        },
+        host="EasyR1 on ViRL39K, 2 epochs; no KL clamp at 10 here",
     ),
     "sent": Preset(
         settings={
@@ -203,6 +225,7 @@ PRESETS: dict[str, Preset] = {
         source="arXiv 2512.04359, official code (v2): weights 2 and 0.5 at the covariance ends of low-entropy tokens",
         differs=_TINY + "; the curriculum's semantic entropy is a reconstruction (not in the code); sent_v1 and "
         "sent_paper are the other readings of the loss",
+        host="Qwen2.5-Math-7B on text, 256 problems x 8, mini-batch 128",
     ),
     "entropy_bonus": Preset(
         settings={**_CLEAN, "control.rule": "bonus", "control.coef": 1e-3},
@@ -213,6 +236,7 @@ PRESETS: dict[str, Preset] = {
         settings={**_CLEAN, "control.rule": "skywork", "control.target": 0.2},
         source="arXiv 2505.22312 (Skywork-OR1): steps of 1e-4 in [0, 0.005] towards an entropy of 0.2",
         differs=_TINY,
+        host="text, 256 problems x 16",
     ),
     "proportional_entropy": Preset(
         settings={**_CLEAN, "control.rule": "proportional", "control.target": 0.2, "control.coef_max": 0.03},

@@ -181,10 +181,15 @@ class Recorder:
         ]
         return written + [{column: row[column] for column in columns} for row in self._rows[table]]
 
-    def kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """The content of the JSON file `name` of the run directory; made, and written, only where it is not there."""
+    def kept(self, name: str, make: Callable[[], Any], *, begun: bool) -> Any:
+        """The content of the JSON file `name` of the run directory; made, and written, only where it is not there.
+
+        Raises RuntimeError where the run has `begun` and the file is gone.
+        """
         path = self.folder / name
         if not path.exists():
+            if begun:
+                raise RuntimeError(f"{path} is gone, and only the initial policy could make it again: begin anew")
             write_json(path, {"content": make()})
         return json.loads(path.read_text())["content"]
 

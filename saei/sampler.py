@@ -82,6 +82,7 @@ def sample(
             keys = [(requests[i].prompt.problem_id, requests[i].indices[member]) for i, member in batch]
             uniforms = None if noise is None else _uniforms(noise, keys, max_new_tokens).to(policy.device)
             decoded = decode_rows(decoder.logits, decoder.step, uniforms, rule)
+            policy.tokens_generated += int(decoded.lengths.sum())
             indices = [index for _, index in keys]
             completions.update(zip(batch, _completions(decoded, indices), strict=True))
     return [[completions[i, member] for member in range(len(request.indices))] for i, request in enumerate(requests)]

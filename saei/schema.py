@@ -39,8 +39,9 @@ STEPS: dict[str, str] = {
     "groups_sampled": "int64",
     "groups_trained": "int64",  # those that pass filter.rule, at most problems_per_step
     "entropy": "float64",  # nats, full vocabulary, rollout temperature, token-weighted, image of train_view
+    # (and so of the groups that were trained on: those that filter.rule dropped are not in it)
     "entropy_t1": "float64",
-    "entropy_sampled_image": "float64",  # the same, on the image each completion was sampled on
+    "entropy_sampled_image": "float64",  # on the image each completion was sampled on, all completions
     "nll": "float64",  # mean negative log-prob of the sampled tokens; not an entropy
     "entropy_low": "float64",
     "entropy_middle": "float64",
@@ -148,6 +149,7 @@ ATTACKS: dict[str, str] = {
     "tokens_total": "int64",
     "moved": "bool",
     "l2_reference": "float64",  # EgAS's own L2, for controls that must match it; NaN elsewhere
+    "matched": "bool",  # False: a control whose L2 is more than 2 % off that
     "text_l2": "float64",  # L2 norm of moved text embeddings; NaN where only images move
     "fresh_entropy_clean": "float64",  # fresh completions, own noise, NaN when not measured at this step
     "fresh_entropy_moved": "float64",

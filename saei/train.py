@@ -26,7 +26,7 @@ from saei.cli import BadInput, bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
 from saei.credit import group_advantages, passing_groups, update_batches
-from saei.curriculum import curriculum_order
+from saei.curriculum import measured_order
 from saei.data import ProblemSet, load_problems, shifted_splits
 from saei.data.transfer import transfer_sets
 from saei.detectors import detect
@@ -71,7 +71,7 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
     `batches` are batches of problems; more than the first is asked for only while the group filter leaves too few.
     """
     config, policy, state, clock = run.config, run.policy, run.state, Clock()
-    start = policy.tokens_forward, policy.tokens_backward
+    start = tokens_spent(run)
     strength = view_strength(config, step, state)
 
     # 1. Roll out the group plan and reward every completion, until enough groups pass the filter.
@@ -95,7 +95,7 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
     # 3. With the weights before the step's first update, on the image that `loss.train_view` names: old log-probs, the
     #    tokens that count, the entropy control's weights.
     with clock("old_logprobs"):
-        evidence = gather_evidence(policy, run.reference, groups, advantages, progress, config, step, state)
+        evidence = gather_evidence(policy, run.reference, groups, advantages, progress, config, step, state, strength)
 
     # 4. Update. The step's groups are split among its updates, so that later ones are off-policy and clip.
     with clock("update"):
@@ -114,6 +114,7 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         run.recorder.add("rollouts", rollout_rows(step, facts))
         run.recorder.add("attacks", attacks)
         save_strips(run.recorder.folder / schema.IMAGES_FOLDER, progress, step, config.record)
+    forward, backward = tokens_spent(run)
     row = step_row(
         step,
         facts,
@@ -123,11 +124,17 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         updates=run.updates,
         lr=learning_rate(step, config),
         view_strength=shown_strength(config, strength),
-        tokens_forward=policy.tokens_forward - start[0] - measured,
-        tokens_backward=policy.tokens_backward - start[1],
+        tokens_forward=forward - start[0] - measured,
+        tokens_backward=backward - start[1],
     )
     remember(state, row["entropy"], evidence, config)
     return row
+
+
+def tokens_spent(run: Run) -> tuple[int, int]:
+    """Token positions so far through a forward pass without, and with, backward; the reference policy's included."""
+    reference = run.reference.tokens_forward if run.reference else 0
+    return run.policy.tokens_forward + reference, run.policy.tokens_backward
 
 
 def roll_out(run: Run, problems: Sequence[Problem], step: int, strength: float, clock: Clock) -> GroupsInProgress:
@@ -287,9 +294,12 @@ def problem_batches(run: Run, training: ProblemSet) -> Callable[[int], Iterator[
     size, seed = config.rollout.problems_per_step, config.seed
     order = None
     if config.data.curriculum != "none":
-        order = run.recorder.kept(
-            schema.CURRICULUM_FILE, lambda: curriculum_order(run.policy, training, config)
-        )  # measured with the initial policy: a resumed run must find it
+        # measured with the initial policy, so a run that has begun must find it
+        begun = bool(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
+        found = run.recorder.kept(
+            schema.CURRICULUM_FILE, lambda: asdict(measured_order(run.policy, training, config)), begun=begun
+        )
+        order = found["order"]
 
     def batches(step: int) -> Iterator[list[Problem]]:
         indices = problem_indices(seed, step, size, len(training)) if order is None else order[step * size :][:size]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from saei.presets import PRESETS
 from sweeps.definition import GRPO, Sweep
 
 
@@ -20,6 +21,11 @@ SWEEP = Sweep(
         "sequence_mean": saei(loss__aggregation="sequence_mean"),
         "constant_length": saei(loss__aggregation="constant_length"),
         "clip_higher": saei(loss__clip_high=0.28),
+        "noisyrollout": PRESETS["noisyrollout"].settings,
+        "noisygrpo": {
+            **PRESETS["noisyrollout"].settings,
+            "advantage.shaping": "noise_prior",
+        },  # 2 of its 4 noise levels
         "grpo_no_std": {**GRPO, "advantage.rule": "group_mean"},
         "accuracy_only": saei(reward__format_weight=0.0),
     },

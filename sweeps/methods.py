@@ -1,7 +1,7 @@
 """Every preset against GRPO: is it SaEI, or would any noise do, or any entropy control?
 
-The default budget is what a two-core laptop finishes within the hour, to see every method run; `--steps 200` and more
-seeds are for evidence. Arms that filter groups use more completions a step and are compared on the token axis.
+The default budget is to see every method run (three seeds take a two-core machine about an hour); `--steps 200` and
+more seeds are for evidence. Arms that filter groups use more completions a step and are compared on the token axis.
 """
 
 from saei.presets import PRESETS

@@ -19,7 +19,7 @@ SWEEP = Sweep(
     question="Which completion tokens should the policy loss keep, by which score, ranked over what, divided by what?",
     arms={
         "all_tokens": GRPO,
-        "entropy_response": top_fifth(),  # VEPO's entropy-only row
+        "entropy_response": top_fifth(),  # VEPO without vision: its entropy-only row
         "entropy_batch": top_fifth(policy_select__scope="batch"),  # 80/20, the paper
         "entropy_micro_batch": top_fifth(  # 80/20, the code
             policy_select__scope="micro_batch", policy_select__weights="current", loss__agg_scope="micro"
@@ -30,7 +30,6 @@ SWEEP = Sweep(
         "middle_third": {**GRPO, "policy_select.rule": "band"},
         "vepo": VEPO,
         "vepo_no_coupling": {**VEPO, "policy_select.score": "vepo_no_coupling"},
-        "vepo_no_vision": {**VEPO, "policy_select.score": "vepo_no_vision"},
         "vppo_dependency": {**VEPO, "policy_select.score": "dependency", "score.view": "mask", "score.mask_share": 0.5},
         "saei_vepo": {  # the attack's tokens and the loss's tokens are two settings
             name: value for name, value in VEPO.items() if not name.startswith("rollout.")

@@ -24,6 +24,8 @@ TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "b
 EMPTY = {"int64": 0, "float64": 0.0, "string": "", "bool": True}
 ARMS = {"GRPO": 0.10, "SaEI": 0.16, "random third": 0.11}
 START = 0.4
+SAMPLED_MORE = 0.05
+"""Nats that the entropy of all completions lies above that of the trained ones, in arms that drop groups."""
 
 
 def write_sweep(
@@ -40,6 +42,7 @@ def write_sweep(
     unfinished: Mapping[tuple[str, int], str] | None = None,
     right: Mapping[str, Sequence[int]] | None = None,
     filters: Sequence[str] = (),
+    orders: Mapping[str, Mapping[str, float]] | None = None,
     reconstructions: Mapping[str, Sequence[str]] | None = None,
     alarms: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] | None = None,
     attacked: bool = False,
@@ -48,10 +51,11 @@ def write_sweep(
 
     `leave_out`: (arm, seed) pairs of the plan without a run directory. `unfinished`: (arm, seed) -> state of runs that
     stopped half way, without DONE. `right`: arm -> per seed, how many sampled test completions are right, not drawn.
-    `filters`: arms that drop groups and sample twice as many. `reconstructions`: arm -> sentences of its config.
+    `filters`: arms that drop groups and sample twice as many; the entropy of what they sample is SAMPLED_MORE higher.
+    `orders`: arm -> what its curriculum spent. `reconstructions`: arm -> sentences of its config.
     `alarms`: (arm, seed) -> its alarms; with any, every run has the file. `attacked`: evaluations under attack, too.
     """
-    unfinished, right, reconstructions = unfinished or {}, right or {}, reconstructions or {}
+    unfinished, right, reconstructions, orders = unfinished or {}, right or {}, reconstructions or {}, orders or {}
     trials = [
         {"trial_id": fake_id(arm, seed), "arm": arm, "seed": seed, "exploratory": False}
         for arm in arms
@@ -93,6 +97,9 @@ def write_sweep(
         if trial["arm"] in reconstructions:
             path = folder / trial["trial_id"] / schema.CONFIG_FILE
             _write(path, {**json.loads(path.read_text()), "reconstructions": list(reconstructions[trial["arm"]])})
+        if trial["arm"] in orders:
+            content = {"order": [0, 1], **orders[trial["arm"]]}
+            _write(folder / trial["trial_id"] / schema.CURRICULUM_FILE, {"content": content})
         if alarms is not None:
             _write(folder / trial["trial_id"] / schema.ALARMS_FILE, {"alarms": list(alarms.get(key, ()))})
     return folder
@@ -134,6 +141,7 @@ def write_run(
         forward = generated * (1 + attacked)
         spent = {"tokens_generated": generated, "tokens_forward": forward, "tokens_backward": 4000 + 2000 * attacked}
         writer["steps"][-1] |= spent
+        writer["steps"][-1]["entropy_sampled_image"] += SAMPLED_MORE * filtered
     for step in sorted({*range(0, done + 1, max(1, steps // 4)), done}):
         level = START + effect * step / steps
         add_eval(writer, rng, step, "validation", level, problems=problems, samples=samples, text=text)
@@ -157,6 +165,7 @@ def write_run(
 def add_step(writer: dict[str, list], rng, step: int, progress: float, *, effect: float, views, text: str) -> None:
     """Rows of one training step: `steps`, `views`, two `rollouts` a view, one `attacks` row."""
     entropy = 0.18 - 0.12 * progress + effect / 4 + rng.normal(0, 0.008)
+    measured = len(views) > 1 and step % 5 == 0
     gain = 0.004 + rng.normal(0, 0.001) if len(views) > 1 else float("nan")
     common = {
         "step": step,
@@ -171,9 +180,10 @@ def add_step(writer: dict[str, list], rng, step: int, progress: float, *, effect
         "reward_accuracy": START + effect * progress,
         "groups_sampled": 8,
         "groups_trained": 8,
-        "time_step": 1.0,
+        "time_step": 1.5 if measured else 1.0,
+        "time_fresh": 0.5 * measured,
     }
-    fresh = gain * 0.8 if step % 5 == 0 else float("nan")
+    fresh = gain * 0.8 if measured else float("nan")
     attack = {"attack_gain": gain, "attack_linf": 2 / 255, "fresh_gain": fresh, "kl": float("nan")}
     writer["steps"].append({**common, **attack})
     for number, view in enumerate(views):

@@ -43,6 +43,7 @@ class ToyPolicy:
     image_token_id: int = IMAGE
     device: str = "cpu"
     tokens_forward: int = 0
+    tokens_generated: int = 0
 
 
 def _special() -> dict[str, int]:

@@ -23,6 +23,7 @@ from analysis import (
     costs,
     fragments,
     health,
+    lines,
     load,
     plots,
     reference,
@@ -35,7 +36,7 @@ from saei.config import Config
 from sweeps.definition import Sweep, parse_setting
 from sweeps.plan import write_plan
 from sweeps.trial import Trial
-from tests.fake_results import fake_id, write_run, write_sweep
+from tests.fake_results import SAMPLED_MORE, fake_id, write_run, write_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "<script>document.title='x'</script><img src=http://example.org/a.png>"
@@ -335,8 +336,33 @@ def test_a_curve_is_the_mean_of_the_seeds_and_its_band_their_range():
 
 
 def test_ten_arms_all_look_different():
-    styles = plots.arm_styles([f"arm {i}" for i in range(10)])
+    styles = lines.arm_styles([f"arm {i}" for i in range(10)])
     assert len({(style["color"], str(style["linestyle"])) for style in styles.values()}) == 10
+
+
+def test_names_beside_the_axes_stay_near_their_lines_and_apart():
+    # two at 0 give way to both sides; where 0 is the edge, only upwards
+    assert lines.spread_apart([0, 0, 10], 2, -5, 20) == pytest.approx([-1, 1, 10])
+    assert lines.spread_apart([0, 0, 10], 2, 0, 20) == pytest.approx([0, 2, 10])
+    assert lines.spread_apart([9, 10, 10], 2, 0, 10) == pytest.approx([6, 8, 10])
+    assert lines.spread_apart([], 2, 0, 10) == []
+
+
+def test_in_a_crowd_the_planned_pair_has_colours_and_every_line_its_name(tmp_path):
+    crowd = {f"arm {i:02d}": 0.1 + 0.01 * i for i in range(27)}
+    write_sweep(tmp_path, arms=crowd, seeds=1, steps=4, problems=2, filters=["arm 09"])
+    data = load.load_sweep(tmp_path)
+    shown = [arm for arm in crowd if arm != "arm 09"]
+    axes = plots.entropy_over_steps(data.table("steps")).axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == shown
+    heights = sorted(text.xyann[1] for text in axes.texts)
+    assert min(np.diff(heights)) > 0.9 * (axes.get_ylim()[1] - axes.get_ylim()[0]) / 30
+    assert not axes.figure.legends
+    coloured = [line.get_label() for line in axes.lines if line.get_color() != lines.OTHERS_COLOUR]
+    assert coloured == ["arm 00", "arm 01"]
+    on_tokens = comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data)).axes[0]
+    coloured = [line.get_color() for line in on_tokens.lines if line.get_color() != lines.OTHERS_COLOUR]
+    assert len(on_tokens.lines) == 27 and len(set(coloured)) == 3  # and the one that drops groups
 
 
 # ---- report
@@ -566,7 +592,7 @@ def rival_data(rivals):
 
 
 def test_an_arm_that_drops_groups_gets_no_verdict_by_steps(rival_data):
-    assert arms.filtering(rival_data) == ["dapo"]
+    assert rival_data.filtering == ["dapo"]
     shown = tables.verdicts(rival_data).set_index("arm")
     assert shown.loc["dapo", "verdict"] == "compared at equal generated tokens: see figure"
     assert list(shown.loc["dapo", ["difference (points)", "95 % interval", "p"]]) == ["–", "–", "–"]
@@ -603,6 +629,9 @@ def test_costs_are_sums_over_the_steps_of_a_run_and_ratios_are_to_the_baseline(r
         "60 k (1.00×)", "60 k (1.00×)", "80 k (1.00×)", "140 k (1.00×)", "1 s (1.00×)", "20 s (1.00×)",
     ]  # fmt: skip
     assert shown.loc["saei", "forward + backward"] == "240 k (1.71×)"  # 12000 / 7000
+    # every fifth step of saei took half a second more, to measure fresh completions
+    assert rival_data.table("steps").query("arm == 'saei' and seed == 0")["time_step"].sum() == 22
+    assert list(shown.loc["saei", ["time a step", "time in all"]]) == ["1 s (1.00×)", "20 s (1.00×)"]
     assert shown.loc["dapo", "generated tokens"] == "120 k (2.00×)"
     assert shown.loc["dapo", "forward tokens"] == "240 k (4.00×)"
 
@@ -629,9 +658,60 @@ def test_an_evaluation_stands_at_the_tokens_generated_before_it(rival_data):
     half_way = frame[(frame["arm"] == "dapo") & (frame["seed"] == 1) & (frame["step"] == 10)]["accuracy"].item()
     ours = scored[(scored["arm"] == "dapo") & (scored["seed"] == 1)]["accuracy"].item()
     assert ours == pytest.approx(half_way)
-    figure = comparisons.accuracy_over_tokens(frame, arms.filtering(rival_data))
+    figure = comparisons.accuracy_over_tokens(frame)
     lines = {line.get_label(): line.get_xdata()[-1] for line in figure.axes[0].lines}
     assert lines["GRPO"] == 60e3 and lines["dapo (drops groups)"] == 120e3
+
+
+def drawn_arms(axes):
+    return [line.get_label() for line in axes.lines if not line.get_label().startswith("_")]
+
+
+def test_arms_that_drop_groups_are_left_out_over_steps_and_the_title_says_so(rival_data):
+    steps = rival_data.table("steps")
+    validation = stats.scores(rival_data.table("eval"), rival_data.validation_split)
+    figures = [plots.accuracy_over_steps(validation), plots.attack_gain_over_steps(steps)]
+    figures += [draw(steps) for draw in (plots.entropy_over_steps, plots.reward_over_steps, plots.length_over_steps)]
+    for figure in figures:
+        assert "saei" in drawn_arms(figure.axes[0]) and "dapo" not in drawn_arms(figure.axes[0])
+        title = figure.get_suptitle() or figure.axes[0].get_title(loc="left").split("\n")[1]
+        assert title == "without dapo (drops groups): see accuracy over generated tokens"
+    only = steps[steps["arm"] == "dapo"]
+    assert plots.entropy_over_steps(only) == (
+        "No entropy (nats per token) to draw without dapo (drops groups): see accuracy over generated tokens."
+    )
+    ticks = plots.accuracy_by_arm(stats.final_scores(rival_data.table("eval"), "test")).axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks][3] == "dapo (drops groups)"
+    panels = [axes.get_title(loc="left") for axes in plots.entropy_by_band(steps).axes]
+    assert panels[:5] == ["GRPO", "saei", "noisyrollout", "dapo (trained groups only)", "aer"]
+
+
+def test_the_entropy_of_an_arm_that_drops_groups_is_that_of_all_it_sampled(rival_data):
+    shown = tables.last_steps(rival_data).set_index("arm")["entropy (nats)"].astype(float)
+    # steps above 0.9 x 19 - 1 = 16.1
+    tail = rival_data.table("steps").query("step >= 17").groupby("arm", observed=True)["entropy"].mean()
+    assert shown["dapo (entropy: all groups sampled)"] == pytest.approx(tail["dapo"] + SAMPLED_MORE, abs=5e-5)
+    assert shown["saei"] == pytest.approx(tail["saei"], abs=5e-5)
+
+
+def test_what_a_curriculum_spent_is_in_the_totals_and_on_the_token_axis_but_in_no_step(tmp_path):
+    spent = {"tokens_generated": 6000, "tokens_forward": 20_000, "seconds": 7.0}
+    folder = write_sweep(tmp_path, arms={"GRPO": 0.1, "sent": 0.2}, seeds=2, orders={"sent": spent})
+    data = load.load_sweep(tmp_path)
+    # 20 steps of 3000 generated, 6000 forward and 6000 backward tokens
+    rows = costs.mean_costs(data).set_index("arm")
+    assert rows.loc["sent", ["generated", "forward", "backward"]].tolist() == [66e3, 140e3, 120e3]
+    assert rows.loc["sent", ["processed", "step_seconds", "seconds"]].tolist() == [260e3, 1.0, 27.0]
+    assert rows.loc["GRPO", ["generated", "seconds"]].tolist() == [60e3, 20.0]
+    run = costs.accuracy_by_tokens(data).query("arm == 'sent' and seed == 0")
+    assert run["tokens"].tolist() == [6e3, 21e3, 36e3, 51e3, 66e3]
+    assert len(costs.accuracy_by_tokens(data).query("tokens == 0")) == 2  # GRPO's
+    kept = load.load_sweep(reference.keep("fake", tmp_path, tmp_path / "kept").parent)
+    assert costs.mean_costs(kept).equals(costs.mean_costs(data))
+    # older runs kept the order alone
+    for seed in range(2):
+        (folder / fake_id("sent", seed) / schema.CURRICULUM_FILE).write_text('{"content": [0, 1]}')
+    assert costs.mean_costs(load.load_sweep(tmp_path)).set_index("arm").loc["sent", "seconds"] == 20.0
 
 
 def test_alarms_are_listed_by_arm_seed_and_step_with_their_sentence(rival_data):

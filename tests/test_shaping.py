@@ -79,7 +79,7 @@ def test_ecvgpo_without_a_difference_in_the_group_changes_nothing(nll):
     assert torch.equal(SHAPINGS["ecvgpo"](advantages, evidence(nll), 0.5), advantages)
 
 
-@pytest.mark.parametrize("name", SHAPINGS)
+@pytest.mark.parametrize("name", SHAPINGS.keys() - {"noise_prior"})  # which makes its own from rewards and noise
 def test_zero_advantages_stay_zero(name):
     given = evidence([1.0, 2.0, 3.0], dependency=[[0.1], [0.2], [0.3]])
     assert torch.equal(SHAPINGS[name](torch.zeros(3, dtype=torch.float64), given, 0.2), torch.zeros(3).double())
@@ -87,3 +87,20 @@ def test_zero_advantages_stay_zero(name):
 
 def test_reconstructions_are_named():
     assert set(RECONSTRUCTIONS) == {"ecvgpo"}
+
+
+def test_noisy_grpo_fuses_rewards_and_noise_as_published():
+    # methods.md 13.2: rewards (1,0,1,0), noise (0,.3,.6,.9): P = .01/(1/3 + .01) = .029126, K = P/(.1 + P) = .225564
+    shaped = SHAPINGS["noise_prior"](
+        torch.zeros(4, dtype=torch.float64),
+        ShapingEvidence(
+            mean_nll=torch.zeros(4, dtype=torch.float64),
+            group=torch.zeros(4, dtype=torch.int64),
+            rewards=torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64),
+            noise=torch.tensor([0.0, 0.3, 0.6, 0.9], dtype=torch.float64),
+        ),
+        0.1,
+    )
+    torch.testing.assert_close(
+        shaped, torch.tensor([1.0383, -0.6493, 0.6493, -1.0383], dtype=torch.float64), atol=2e-4, rtol=0
+    )

@@ -83,8 +83,8 @@ def plan(results, name="components"):
 
 
 COUNTS = {
-    "adaptive_band": 10, "attack_strength": 25, "collapse": 1, "components": 10, "controls": 10, "credit": 10,
-    "group_split": 6, "methods": 27, "pgd_iterations": 8, "robustness": 3, "selection": 13, "step_size": 8,
+    "adaptive_band": 10, "attack_strength": 28, "collapse": 1, "components": 10, "controls": 10, "credit": 12,
+    "group_split": 6, "methods": 27, "pgd_iterations": 8, "robustness": 3, "selection": 12, "step_size": 8,
     "text_attack": 9, "transfer": 4, "tsec_ratio": 9,
 }  # fmt: skip
 
@@ -113,12 +113,17 @@ def test_the_baseline_is_the_same_trial_in_every_sweep_that_measures_the_same(tm
 def test_arms_that_only_clips_tell_apart_are_refused_with_one_update_a_step(tmp_path):
     sweep = Sweep(
         question="?",
-        arms={"grpo": {}, "clip_higher": {"loss.clip_high": 0.28}, "cispo": {"loss.name": "cispo"}},
+        arms={
+            "grpo": {},
+            "clip_higher": {"loss.clip_high": 0.28},
+            "cispo": {"loss.name": "cispo"},
+            "gspo": {"loss.name": "gspo"},
+        },
         baseline="grpo",
         primary_contrast=("clip_higher", "grpo"),
     )
-    assert len(make_trials("x", sweep, list(sweep.arms), [0], {}, tmp_path)) == 3
-    for other in ("clip_higher", "cispo"):
+    assert len(make_trials("x", sweep, list(sweep.arms), [0], {}, tmp_path)) == 4
+    for other in ("clip_higher", "cispo", "gspo"):
         with pytest.raises(ValueError, match=f"arms grpo and {other} are the same trial.*raise optim.updates_per_step"):
             make_trials("x", sweep, ["grpo", other], [0], {"optim.updates_per_step": 1}, tmp_path)
 

@@ -49,9 +49,10 @@ class AdvantageConfig:
     """Added to the group's standard deviation (verl, EasyR1: 1e-6; TRL: 1e-4)."""
     shaping: str = "none"
     """Weight on a completion's advantage: `none`, `vppo` (by visual dependency), `ecvgpo` (positive ones, by
-    self-information; a reconstruction, no published formula)."""
+    self-information; a reconstruction), or `noise_prior` (NoisyGRPO: rewards fused with how clean the image was)."""
     shaping_strength: float = 0.1
-    """VPPO: weights start at 1 - strength (paper 0.9). ECVGPO: kappa in [-0.5, 0.5]; below 0 lowers entropy."""
+    """VPPO: weights start at 1 - strength (paper 0.9). NoisyGRPO: R. ECVGPO: kappa in [-0.5, 0.5]; below 0 lowers
+    entropy."""
 
     def __post_init__(self) -> None:
         require(self.epsilon > 0, f"advantage.epsilon must be > 0, got {self.epsilon}")
