@@ -120,6 +120,10 @@ class Config:
             "loss.agg_scope micro, or policy_select.denominator all",
         )
         require(
+            self.advantage.shaping != "noise_prior" or any(view.view == "noise" for view in plan),
+            "advantage.shaping noise_prior weighs noise levels, and no planned view has any: set --view.name noise",
+        )
+        require(
             self.select.rule != "quantile" or self.select.score == "entropy",
             f"select.rule quantile runs over entropies, got select.score {self.select.score}",
         )

@@ -316,8 +316,11 @@ def test_the_ends_of_sents_covariance_may_meet():
 
 
 @pytest.mark.parametrize("denominator", ["selected", "all"])
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "aggregation"),
+    # sent_v1 is a mean over tokens, and the settings refuse it any other
+    [(name, way) for name in LOSSES for way in AGGREGATIONS if name != "sent_v1" or way == "token_mean"],
+)
 def test_micro_batches_add_up_to_the_whole(name, aggregation, denominator):
     settings: dict[str, Any] = {"aggregation": aggregation, "kl_coef": 0.2, "nll_coef": 0.1, **SETTINGS.get(name, {})}
     config = LossConfig(name=name, **settings)
