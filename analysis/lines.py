@@ -53,21 +53,21 @@ def styles_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     if not crowded(frame):
         return arm_styles(arms)
     grey = {"color": OTHERS_COLOUR, "linestyle": "-", "marker": "", "linewidth": 0.8, "zorder": 2.0}
-    # the planned pair first: it keeps its colours where arms that drop groups are left out
-    coloured = arm_styles([*dict.fromkeys(arms[:1] + in_front(frame))])
-    return {arm: coloured.get(arm, grey) for arm in arms}
-
-
-def in_front(frame: pd.DataFrame) -> list[str]:
-    """The planned pair, then arms that drop groups."""
-    return arms_with(frame, "in_contrast") + arms_with(frame, "drops_groups")
+    own = arm_styles(arms)
+    styles = {arm: own[arm] for arm in arms[:1] + arms_with(frame, "in_contrast")}
+    taken = {style["color"] for style in styles.values()}
+    free = [style for style in own.values() if style["color"] not in taken]
+    # the pair looks as in every figure; two arms that drop groups could have one colour by their places
+    dropping = [arm for arm in arms_with(frame, "drops_groups") if arm not in styles]
+    styles |= dict(zip(dropping, free, strict=False))
+    return {arm: styles.get(arm, grey) for arm in arms}
 
 
 def background(frame: pd.DataFrame) -> set[str]:
     """In a crowd, the arms beside the baseline, the planned pair, and those that drop groups; else none."""
     if not crowded(frame):
         return set()
-    return set(arms_of(frame)[1:]) - set(in_front(frame))
+    return set(arms_of(frame)[1:]) - {*arms_with(frame, "in_contrast"), *arms_with(frame, "drops_groups")}
 
 
 def arms_of(frame: pd.DataFrame) -> list[str]:
@@ -164,7 +164,10 @@ def end_labels(figure: Figure, axes: Axes) -> None:
             size=8,
             color="0.35" if grey else line.get_color(),
             weight="normal" if grey else "bold",
-            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0, "zorder": 1},
+            arrowprops={
+                **{"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "zorder": 1},
+                **{"relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0},
+            },
             annotation_clip=False,
         )
 
