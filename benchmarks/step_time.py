@@ -6,6 +6,7 @@ python -m benchmarks.step_time --presets grpo saei dapo kl_cov vepo papo --steps
 
 import json
 import platform
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import AdamW
 
+from saei.cli import run_main
 from saei.config import with_overrides
 from saei.data import load_problems
+from saei.options import preset_or_refusal
 from saei.policy import load_policy
 from saei.presets import preset
 from saei.recorder import Recorder
@@ -91,5 +94,13 @@ def report(settings: Settings, rows: dict[str, list[dict[str, float]]]) -> None:
         Path(settings.out).write_text(json.dumps({**tree, "median_s": medians, "shares": shares}, indent=1))
 
 
+def command() -> int:
+    settings = tyro.cli(Settings, prog="python -m benchmarks.step_time")
+    for name in settings.presets:
+        preset_or_refusal(name)
+    main(settings)
+    return 0
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Settings, prog="python -m benchmarks.step_time"))
+    sys.exit(run_main(command))

@@ -50,6 +50,18 @@ def environment(device: str, path: Path) -> dict[str, Any]:
     }
 
 
+def other_code(path: Path) -> str:
+    """Where `environment.json` at `path` names another commit or other uncommitted changes than now: which; else ""."""
+    if not path.exists():
+        return ""
+    then: dict[str, Any] = json.loads(path.read_text())
+    now = environment("cpu", Path(os.devnull) / "none")
+    same = all(then.get(name) == now[name] for name in ("git_sha", "git_diff", "git_untracked"))
+    if same or not then.get("git_sha"):
+        return ""
+    return f"commit {then['git_sha'][:12]}" + (" with uncommitted changes" if then.get("git_dirty") else "")
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)

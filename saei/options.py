@@ -1,21 +1,23 @@
 """The command line of the trainer: a preset, then every setting of the config tree by its dotted name."""
 
+import dataclasses
 import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from saei.advantage import ADVANTAGES
 from saei.cli import BadInput, bad_input, checked_command_line
-from saei.config import Config
+from saei.config import Config, SelectConfig, ViewConfig
 from saei.control import CONTROLS
 from saei.data import SOURCES
 from saei.filters import GROUP_FILTERS
 from saei.losses import AGGREGATIONS, LOSSES
-from saei.presets import PRESETS, preset
+from saei.presets import PRESETS, RECIPE_7B, SCALE, preset
 from saei.robustness import check_attacks
 from saei.score_views import SCORE_VIEWS
 from saei.select import RULES
@@ -60,15 +62,27 @@ def train_command_line(arguments: Sequence[str] | None = None) -> Config | None:
     """
     words = [_unalias(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if "--list-presets" in words:
-        list_presets()
+        list_presets(_value_of("--preset", words, ""))
         return None
-    try:
-        default = preset(_value_of("--preset", words, Config().preset), _value_of("--flavour", words, "tiny"))
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    default = preset_or_refusal(_value_of("--preset", words, Config().preset), _value_of("--flavour", words, "tiny"))
     config = checked_command_line(Config, words, prog="python -m saei.train", default=default)
     check_names(config)
+    _refuse_idle_view(config)
     return replace(config, preset=default.preset, flavour=default.flavour)
+
+
+def _refuse_idle_view(config: Config) -> None:
+    """A sweep may set the attack for all its arms, GRPO's too; who sets it for one clean run means something else."""
+    if config.changes_inputs:
+        return
+    for group, given, plain in (("view", config.view, ViewConfig()), ("select", config.select, SelectConfig())):
+        for field in dataclasses.fields(given):
+            value = getattr(given, field.name)
+            if value != getattr(plain, field.name):
+                raise BadInput(
+                    f"{group}.{field.name} ({value}) does nothing: every completion of this run sees the clean input; "
+                    "give a view completions with --rollout.n-view 6, or choose another preset"
+                )
 
 
 def _unalias(word: str) -> str:
@@ -87,11 +101,39 @@ def _value_of(flag: str, words: Sequence[str], default: str) -> str:
     return default
 
 
-def list_presets() -> None:
-    """Print the preset table."""
-    table = Table("preset", "settings", "source", "differs from the published recipe", show_lines=True)
-    for name, row in PRESETS.items():
-        settings = "\n".join(f"{setting} = {value}" for setting, value in row.settings.items()) or "(the defaults)"
-        host = f"\nits own host: {row.host}" if row.host else ""
-        table.add_row(name, settings, row.source, row.differs + host)
-    Console().print(table)
+def list_presets(name: str = "") -> None:
+    """Print a line for every preset, or all about the one called `name`. Raises BadInput for an unknown name."""
+    console = Console()
+    if not name:
+        table = Table("preset", "source", title=f"Presets ({SCALE})", box=box.SIMPLE)
+        for preset_name, row in PRESETS.items():
+            table.add_row(preset_name, row.source)
+        table.columns[0].no_wrap = True
+        console.print(table)
+        console.print(
+            "--list-presets --preset NAME shows the settings of one, and how it differs from what was published"
+        )
+        return
+    if name not in PRESETS:
+        preset_or_refusal(name)
+    row = PRESETS[name]
+    facts = {"source": row.source, "differs from it": row.differs, "its own host": row.host, "scale": SCALE}
+    table = Table("", name, box=box.SIMPLE)
+    for fact, words in facts.items():
+        table.add_row(fact, words or "the common one")
+    for label, settings in (("settings", row.settings), ("published flavour", {**RECIPE_7B, **row.published})):
+        lines = "\n".join(f"{setting} = {_shown(value)}" for setting, value in settings.items())
+        table.add_row(label, lines or "(the defaults)")
+    console.print(table)
+
+
+def preset_or_refusal(name: str, flavour: str = "tiny") -> Config:
+    """`presets.preset`, its refusal as BadInput."""
+    try:
+        return preset(name, flavour)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

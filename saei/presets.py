@@ -53,7 +53,8 @@ RECIPE_7B: dict[str, Any] = {
 }
 """NoisyRollout's recipe (methods.md section 2, first column): what SaEI's group size and data sets point to."""
 
-_TINY = "tiny: lr 1e-4, 8 problems and 2 updates a step (published flavour: 512 problems, 4 updates, lr 1e-6)"
+SCALE = "tiny: lr 1e-4, 8 problems and 2 updates a step; published flavour: lr 1e-6, 512 problems and 4 updates a step"
+"""What every preset's `differs` leaves out because all share it."""
 _CLEAN = {"rollout.n_clean": 12, "rollout.n_view": 0}
 """12 clean completions: the group of the paper's GRPO; every rival that does not change the input has it too."""
 
@@ -77,22 +78,22 @@ PRESETS: dict[str, Preset] = {
     "saei": Preset(
         settings={},
         source="arXiv 2512.10414: n1 = n2 = 6, T = 1, step 2/255, middle third of tokens (TsEC)",
-        differs=_TINY + "; what the paper leaves open stands in docs/decisions",
+        differs="what the paper leaves open stands in docs/decisions",
     ),
     "grpo": Preset(
         settings=_CLEAN,
         source="arXiv 2402.03300 with the group size of the paper's comparison, 12",
-        differs=_TINY + "; token-mean aggregation, no KL (NoisyRollout's GRPO baseline, without its entropy bonus)",
+        differs="token-mean aggregation, no KL (NoisyRollout's GRPO baseline, without its entropy bonus)",
     ),
     "dr_grpo": Preset(
         settings={**_CLEAN, "advantage.rule": "group_mean", "loss.aggregation": "constant_length"},
         source="arXiv 2503.20783: no std in the advantage, token sum over a constant length",
-        differs=_TINY + "; also divided by the number of completions (TRL; verl is not)",
+        differs="also divided by the number of completions (TRL; verl is not)",
     ),
     "dapo": Preset(
         settings={**_CLEAN, **_DAPO},
         source="arXiv 2503.14476: clip 0.2/0.28, token mean, dynamic sampling on accuracy, overlong penalty, dual clip",
-        differs=_TINY + "; at most 4 batches a step (10), buffer 16 of 64 tokens (4096 of 20480), reward 0.9/0.1 (+-1)",
+        differs="at most 4 batches a step (10), buffer 16 of 64 tokens (4096 of 20480), reward 0.9/0.1 (+-1)",
         published={"reward.overlong_buffer": 512, "filter.max_batches": 10},
         host="Qwen2.5-32B on text, 16 completions, response of 20480 tokens",
     ),
@@ -105,17 +106,17 @@ PRESETS: dict[str, Preset] = {
             "loss.aggregation": "sequence_mean",
         },
         source="arXiv 2507.18071: sequence importance ratio, clip 3e-4/4e-4",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "cispo": Preset(
         settings={**_CLEAN, "loss.name": "cispo", "loss.clip_low": 1.0, "loss.clip_high": 0.28},
         source="arXiv 2506.13585: the clipped ratio weighs the log-prob's gradient, no token is dropped",
-        differs=_TINY + "; upper bound 0.28 is ours (the paper tunes it and does not print it), no lower bound (paper)",
+        differs="upper bound 0.28 is ours (the paper tunes it and does not print it), no lower bound (paper)",
     ),
     "kl_cov": Preset(
         settings={**_CLEAN, "loss.name": "kl_cov", "loss.token_share": 0.002, "loss.penalty": 1.0},
         source="arXiv 2505.22617, official 7B script: k 0.2 %, beta 1, no clip",
-        differs=_TINY + "; tokens are picked over the update batch (official: each micro-batch); no dynamic sampling",
+        differs="tokens are picked over the update batch (official: each micro-batch); no dynamic sampling",
         host="Qwen2.5-7B on text, 256 problems x 8, mini-batch 32, lr 5e-7, dynamic sampling",
     ),
     "clip_cov": Preset(
@@ -127,13 +128,13 @@ PRESETS: dict[str, Preset] = {
             "loss.clip_high": 1.0,
         },
         source="arXiv 2505.22617, official scripts: r 0.02 %, covariance in (1, 5), clip 1/1",
-        differs=_TINY + "; tokens are picked over the update batch (official: each micro-batch); no dynamic sampling",
+        differs="tokens are picked over the update batch (official: each micro-batch); no dynamic sampling",
         host="Qwen2.5-7B on text, 256 problems x 8, mini-batch 32, lr 5e-7, dynamic sampling",
     ),
     "noisyrollout": Preset(
         settings=_NOISY_SCHEDULE,
         source="arXiv 2504.13055: 6 + 6, diffusion noise of step 500, sigmoid decay (slope 30, midpoint 2/3)",
-        differs=_TINY + "; no entropy bonus (1e-3 in its config, not in the paper), rounding to 8 bits (truncation)",
+        differs="no entropy bonus (1e-3 in its config, not in the paper), rounding to 8 bits (truncation)",
         published={"control.rule": "bonus", "control.coef": 1e-3},
     ),
     "top_entropy": Preset(
@@ -145,7 +146,7 @@ PRESETS: dict[str, Preset] = {
             "policy_select.scope": "batch",
         },
         source="arXiv 2506.01939 (80/20): top 20 % of the batch's tokens by entropy, DAPO's clips",
-        differs=_TINY + "; entropies of the old policy over the update batch (code: current policy, micro-batch); no "
+        differs="entropies of the old policy over the update batch (code: current policy, micro-batch); no "
         "dynamic sampling, so that it is compared by steps",
         published={"reward.overlong_buffer": 512},
         host="Qwen3 on text with DAPO, 512 problems x 16, mini-batch 32, 10 warm-up steps, weight decay 0.1",
@@ -160,8 +161,7 @@ PRESETS: dict[str, Preset] = {
             "score.noise_level": 500,
         },
         source="arXiv 2606.03937: top 20 % of each completion's tokens by score D (alpha 0.7), diffusion step 500",
-        differs=_TINY
-        + "; the paper's noise on [0, 1] pixels (the code's accumulates on normalised ones); no bonus 1e-3",
+        differs="the paper's noise on [0, 1] pixels (the code's accumulates on normalised ones); no bonus 1e-3",
         published={"control.rule": "bonus", "control.coef": 1e-3},
     ),
     "vppo": Preset(
@@ -179,7 +179,7 @@ PRESETS: dict[str, Preset] = {
             "loss.nll_coef": 0.06,
         },
         source="arXiv 2510.09285: top 40 % of tokens by visual dependency, shaped advantages, DAPO host, penalty 0.06",
-        differs=_TINY + "; 12 completions (8); weights over the update batch (code: device and micro-batch); at most 4 "
+        differs="12 completions (8); weights over the update batch (code: device and micro-batch); at most 4 "
         "batches a step (20); reward 0.9/0.1 as in every arm (accuracy only)",
         published={
             "rollout.n_clean": 8,
@@ -202,7 +202,7 @@ PRESETS: dict[str, Preset] = {
             "score.mask_share": 0.6,
         },
         source="arXiv 2507.06448 (PAPO-G, 7B): gamma 0.02, masks of 60 % of the blocks, eta 0.05, KL 0.01",
-        differs=_TINY + "; 12 completions (5); the block mask is drawn on the resized image (original resolution)",
+        differs="12 completions (5); the block mask is drawn on the resized image (original resolution)",
         published={
             "rollout.n_clean": 5,
             "rollout.problems_per_step": 384,
@@ -223,61 +223,69 @@ PRESETS: dict[str, Preset] = {
             "data.curriculum": "semantic_entropy",
         },
         source="arXiv 2512.04359, official code (v2): weights 2 and 0.5 at the covariance ends of low-entropy tokens",
-        differs=_TINY + "; the curriculum's semantic entropy is a reconstruction (not in the code); sent_v1 and "
+        differs="the curriculum's semantic entropy is a reconstruction (not in the code); sent_v1 and "
         "sent_paper are the other readings of the loss",
         host="Qwen2.5-Math-7B on text, 256 problems x 8, mini-batch 128",
     ),
     "entropy_bonus": Preset(
         settings={**_CLEAN, "control.rule": "bonus", "control.coef": 1e-3},
         source="the plain bonus with NoisyRollout's and VEPO's coefficient 1e-3",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "adaptive_entropy": Preset(
         settings={**_CLEAN, "control.rule": "skywork", "control.target": 0.2},
         source="arXiv 2505.22312 (Skywork-OR1): steps of 1e-4 in [0, 0.005] towards an entropy of 0.2",
-        differs=_TINY,
+        differs="nothing beyond the scale",
         host="text, 256 problems x 16",
     ),
     "proportional_entropy": Preset(
         settings={**_CLEAN, "control.rule": "proportional", "control.target": 0.2, "control.coef_max": 0.03},
         source="arXiv 2606.00096 (secondary source): coefficient 0.03 times what is missing to the target",
-        differs=_TINY + "; target 0.2 nats for the tiny model (0.9)",
+        differs="target 0.2 nats for the tiny model (0.9)",
         published={"control.target": 0.9},
     ),
     "aer": Preset(
-        settings={**_CLEAN, "control.rule": "aer", "control.delta": 1e-3, "control.coef_max": 0.01},
+        settings={
+            **_CLEAN,
+            "control.rule": "aer",
+            "control.delta": 0.05,
+            "control.coef_max": 0.01,
+            "control.target_share": 0.8,
+        },
         source="arXiv 2510.10959: difficulty-aware coefficients towards 0.4 of the initial entropy",
-        differs=_TINY + "; RECONSTRUCTION: the paper's formulas are not known to us",
+        differs="RECONSTRUCTION: the paper's formulas are not known to us; target 0.8 of the initial entropy and "
+        "faster steps, for the tiny model never falls to 0.4 of it and the arm would be GRPO",
+        published={"control.delta": 1e-3, "control.target_share": 0.4},
     ),
     "ecvgpo": Preset(
         settings={**_CLEAN, "advantage.shaping": "ecvgpo", "advantage.shaping_strength": -0.3},
         source="arXiv 2512.06726: positive advantages re-weighted by self-information",
-        differs=_TINY + "; RECONSTRUCTION: the paper's function is not known to us, and its task is grounding",
+        differs="RECONSTRUCTION: the paper's function is not known to us, and its task is grounding",
     ),
     "egas_all_tokens": Preset(
         settings={"select.rule": "all"},
         source="arXiv 2512.10414, ablation without TsEC: every completion token is in the objective",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "random_third": Preset(
         settings={"select.rule": "random", "select.share": Fraction(1, 3)},
         source="control: a random third of the tokens in place of the middle third",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "random_sign": Preset(
         settings={"view.name": "random_sign"},
         source="control: EgAS's own perturbation with its signs drawn at random, pixel by pixel (methods.md 3.6)",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "gaussian": Preset(
         settings={"view.name": "gaussian"},
         source="control: Gaussian noise of the L2 norm of EgAS's own perturbation (methods.md 3.6)",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "step_zero": Preset(
         settings={"view.step_size": 0.0},
         source="control: two sampling phases on the same clean image (methods.md 3.6)",
-        differs=_TINY,
+        differs="nothing beyond the scale",
     ),
     "text_embedding": Preset(
         settings={"view.name": "text_embedding"},

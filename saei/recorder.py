@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saei import control, curriculum, schema, shaping
+from saei.cli import BadInput
 from saei.config import Config, to_dict
 from saei.identity import trial_id, trial_identity
 
@@ -29,6 +30,7 @@ ARROW_SCHEMAS = {
     table: pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
     for table, columns in schema.TABLES.items()
 }
+LOCK_FILE = ".lock"
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _IMAGE = re.compile(r"step-(\d+)-.*\.png")
 
@@ -44,12 +46,31 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises RunBusy at once when somebody else holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
+    with open(folder / LOCK_FILE, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunBusy(f"{folder} is being written by another process; wait for it or stop it") from None
+        if not _is_still(folder / LOCK_FILE, file.fileno()):
+            raise RunBusy(f"{folder} was removed by the process that held it a moment ago; start again")
         yield
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Is the open file the one at `path`, and not one removed meanwhile, whose lock nobody else would meet?"""
+    return path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino
+
+
+@contextlib.contextmanager
+def left_clean(folder: Path) -> Iterator[None]:
+    """Settings that cannot be used leave no folder behind that holds nothing but its lock."""
+    try:
+        yield
+    except BadInput:
+        if {path.name for path in folder.iterdir()} <= {LOCK_FILE}:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:

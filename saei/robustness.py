@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ from saei.reward import Scorer
 from saei.rollout import GroupsInProgress, grade_view, hash_images
 from saei.schema import GREEDY, SAMPLED
 from saei.types import AttackRow, ByteImages, Problem, Rollout
-from saei.units import check_grey_levels
+from saei.units import check_grey_levels, grey_levels_argument
 
 ERROR_ITERATIONS = 5
 STREAM = 0
@@ -171,7 +171,7 @@ class RobustnessConfig:
     """Policy: `tiny`, a folder in Hugging Face format (such as a run's `model`), or a hub id."""
     attacks: tuple[str, ...] = ("egas", "random_sign", "gaussian", "error")
     """Attacks: egas, random_sign, gaussian (one step), error (PGD against the right answers)."""
-    levels: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0, 16.0)
+    levels: tuple[Annotated[float, grey_levels_argument("levels")], ...] = (0.0, 2.0, 4.0, 8.0, 16.0)
     """Sizes of each attack, in grey levels; 0 is the clean image."""
     seed: int = 0
     """Seed of the sampling noise and of the attacks' randomness."""

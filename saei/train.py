@@ -30,7 +30,7 @@ from saei.curriculum import measured_order
 from saei.data import ProblemSet, load_problems, shifted_splits
 from saei.data.transfer import transfer_sets
 from saei.detectors import detect
-from saei.environment import environment
+from saei.environment import environment, other_code
 from saei.evaluate import evaluate_split, evaluation_means, first_problems, scores
 from saei.evidence import gather_evidence
 from saei.make_view import make_view
@@ -38,7 +38,7 @@ from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, vie
 from saei.options import check_names, train_command_line
 from saei.order import problem_indices
 from saei.policy import Policy, load_policy
-from saei.recorder import Recorder, run_lock, write_json
+from saei.recorder import Recorder, left_clean, run_lock, write_json
 from saei.refill import refill_indices
 from saei.reward import Scorer
 from saei.robustness import evaluate_under_attacks
@@ -167,11 +167,13 @@ def train(config: Config) -> dict[str, float]:
         Path(config.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"out: {config.out} cannot be made a folder ({error.strerror}); choose another --out") from error
-    with run_lock(Path(config.out)), _sigterm_interrupts():
+    with run_lock(Path(config.out)), left_clean(Path(config.out)), _sigterm_interrupts():
         with bad_input():
             recorder = Recorder(config)
         if recorder.is_done():
-            recorder.log(f"{config.out} is finished; nothing to do")
+            other = other_code(recorder.folder / schema.ENVIRONMENT_FILE)
+            told = f" (it ran {other}, not the code of now; delete the folder to run again)" if other else ""
+            recorder.log(f"{config.out} is finished; nothing to do{told}")
             return recorder.final_scores()
         with bad_input():
             training = load_problems(config.data, config.data.train_split)

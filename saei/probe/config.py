@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from saei.config import (
     Config,
@@ -15,7 +15,7 @@ from saei.config import (
     ViewConfig,
 )
 from saei.probe.conditions import CONDITIONS
-from saei.units import check_grey_levels
+from saei.units import check_grey_levels, grey_levels_argument
 
 SHOWN = tuple(name for name in CONDITIONS if name != "descend")
 _LEAST = {"problems": 0, "completions": 2, "gradient_problems": 0, "chunk": 1, "seed": 0, "threads": 1}
@@ -36,7 +36,7 @@ class ProbeConfig:
     """Clean completions of each problem, and completions under each condition."""
     conditions: tuple[str, ...] = SHOWN
     """What is compared with `clean_again`; `descend` (EgAS down the entropy) is there too."""
-    step_sizes: tuple[float, ...] = ()
+    step_sizes: tuple[Annotated[float, grey_levels_argument("step_sizes")], ...] = ()
     """Attack steps in grey levels, each measured in turn; none: view.step_size alone."""
     gradient_problems: int = 128
     """Problems, the first ones, whose GRPO gradients are measured too, one gradient a chunk; 0: none."""

@@ -41,6 +41,13 @@ from saei.rollout import GroupsInProgress, grade_view, sample_view
 from saei.seeding import torch_generator
 from saei.types import ByteImages, Problem
 
+LEGEND = (
+    "clean_again: further completions on the clean image with the same noise, what all are compared with. noise: the "
+    "diffusion's residual scaled to EgAS's size (L2); noise_500: at its own. kept: tokens of the attack's objective. "
+    "alone: the condition's completions; group: those with the first clean ones, as in training. new: solved here and "
+    "by none of the first clean completions. Blue in the figure: the interval leaves out 0."
+)
+
 Images = list[Sequence[ByteImages]]
 """By problem: one entry for all completions, or one for each."""
 
@@ -168,6 +175,7 @@ def report(rows: list[dict[str, Any]], gradients: list[dict[str, Any]], settings
         console.print(level_table(rows, gradients, levels))
         console.print(*difference_tables(own, levels), sep="\n")
         console.print(size_sentence(rows, levels))
+    console.print(LEGEND)
     count = len({row["problem_id"] for row in rows})
     console.print(
         f"model {settings.model}, {count} problems of {settings.data.source}/{settings.data.train_split}, "

@@ -1,9 +1,12 @@
 """What is measured and kept: evaluation, checkpoints, records."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from saei.settings.rules import NOT_HASHED, require
-from saei.units import check_grey_levels
+from saei.units import check_grey_levels, grey_levels_argument
+
+Level = Annotated[float, grey_levels_argument("eval.attack_levels")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +25,7 @@ class EvalConfig:
     """Test sets of other sources at the end, as SOURCE/SPLIT or local/SPLIT/FOLDER, e.g. `shapes/test`."""
     attacks: tuple[str, ...] = ()
     """Views under which the test split is evaluated at the end, e.g. `egas error gaussian`."""
-    attack_levels: tuple[float, ...] = (2.0, 8.0)
+    attack_levels: tuple[Level, ...] = (2.0, 8.0)
     """Step sizes of those attacks, in grey levels."""
     attack_problems: int = 64
     """Test problems of each such evaluation."""
