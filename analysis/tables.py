@@ -48,6 +48,10 @@ def progress(data: SweepData) -> pd.DataFrame:
     return counted.reset_index()
 
 
+IDENTICAL = "the same scores on every seed"
+"""A control that changes nothing, such as an attack of step 0: there is no difference to judge."""
+
+
 def compared(data: SweepData) -> pd.DataFrame:
     """`stats.compare_arms` of the primary metric, with `against`, `primary`, `exploratory` and `reconstruction`.
 
@@ -75,6 +79,9 @@ def compared(data: SweepData) -> pd.DataFrame:
     frame = pd.concat(frames).set_index("arm").loc[data.arms].reset_index()
     later = data.trials.groupby("arm", observed=True)["exploratory"].any()
     ours = reconstructions(data)
+    identical = (frame["low"] == 0) & (frame["high"] == 0)
+    frame.loc[identical, ["p_judged", "mde", "seeds_needed"]] = math.nan
+    frame.loc[identical, "verdict"] = IDENTICAL
     frame["primary"] = [arm == primary for arm in data.arms]
     frame["against"] = [against[arm] for arm in data.arms]
     frame["exploratory"] = [bool(later.get(arm, False)) for arm in data.arms]

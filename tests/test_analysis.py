@@ -829,3 +829,10 @@ def test_a_kept_sweep_gives_the_same_verdicts_without_what_models_wrote(results,
     assert all(len(list(table.iterdir())) == 1 for table in folder.glob("*/eval"))
     with pytest.raises(ValueError, match="run the sweep first"):
         reference.keep("nothing", results, tmp_path)
+
+
+def test_an_arm_with_the_baselines_scores_on_every_seed_is_called_that(tmp_path):
+    right = {"grpo": [40, 42, 44], "step_zero": [40, 42, 44]}
+    write_sweep(tmp_path, arms=dict.fromkeys(right, 0.5), steps=4, right=right)
+    row = tables.compared(load.load_sweep(tmp_path)).set_index("arm").loc["step_zero"]
+    assert row["verdict"] == tables.IDENTICAL and math.isnan(row["p_judged"]) and row["difference"] == 0
