@@ -247,7 +247,6 @@ STATEMENTS: Mapping[str, tuple[str, Callable[[ToyStep, ToyStep], bool]]] = {
     "entropy_bonus": ("GRPO's, and entropy rises everywhere at 1e-3", raises_entropy(1e-3, 1e-3)),
     "adaptive_entropy": ("below the target one step of 1e-4", raises_entropy(1e-4, 1e-4)),
     "proportional_entropy": (".03 of the missing .1 nats", raises_entropy(3e-3, 3e-3)),
-    # target .4 * .5: 1e-3 * (.2 - .1) = 1e-4, all of it on the hard half of the problems
     # 0.05 * (0.8 * 0.5 - 0.1) = 0.015, cut to coef_max 0.01; the hard problem has all of the weight
     "aer": ("twice the coefficient on the hard problem, none on the easy one", raises_entropy(0.02, 0.0)),
     "ecvgpo": ("A > 0: the likelier completion of its group counts 1.18 times", raises_the_expected),
