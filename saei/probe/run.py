@@ -44,8 +44,8 @@ from saei.types import ByteImages, Problem
 LEGEND = (
     "clean_again: further completions on the clean image with the same noise, what all are compared with. noise: the "
     "diffusion's residual scaled to EgAS's size (L2); noise_500: at its own. kept: tokens of the attack's objective. "
-    "alone: the condition's completions; group: those with the first clean ones, as in training. new: solved here and "
-    "by none of the first clean completions. Blue in the figure: the interval leaves out 0."
+    "alone: the condition's completions; group: those with the first clean ones, as in training. First clean draw: the "
+    "completions that the attack read. Blue in the figure: the interval leaves out 0."
 )
 
 Images = list[Sequence[ByteImages]]
