@@ -60,6 +60,17 @@ class EvaluateConfig:
         if self.problems < 0:
             raise ValueError(f"problems must be >= 0, got {self.problems}")
 
+    def run_config(self, **evaluation: Any) -> Config:
+        """The settings of a run that has this policy and these texts; `evaluation` are settings of `eval`."""
+        return Config(
+            seed=self.seed,
+            threads=self.threads,
+            model=ModelConfig(path=self.model, dtype=self.dtype),
+            rollout=self.rollout,
+            reward=self.reward,
+            eval=EvalConfig(samples=self.samples, **evaluation),
+        )
+
 
 def evaluate_split(
     policy: Policy,
@@ -196,14 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = checked_command_line(EvaluateConfig, arguments, prog="python -m saei.evaluate")
     with bad_input():
         check_model_folder(settings.model)
-        config = Config(
-            seed=settings.seed,
-            threads=settings.threads,
-            model=ModelConfig(path=settings.model, dtype=settings.dtype),
-            rollout=settings.rollout,
-            reward=settings.reward,
-            eval=EvalConfig(samples=settings.samples),
-        )
+        config = settings.run_config()
         if settings.out:  # the folder it is written to, before an hour of sampling
             Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(settings.threads)

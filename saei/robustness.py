@@ -10,9 +10,9 @@ whatever attack the policy was trained with.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,16 +22,13 @@ from rich.table import Table
 from saei.cli import bad_input, checked_command_line, run_main
 from saei.config import (
     Config,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
     OptimConfig,
-    RewardConfig,
     RolloutConfig,
     ViewConfig,
 )
 from saei.data import load_problems
 from saei.evaluate import (
+    EvaluateConfig,
     check_model_folder,
     evaluate_split,
     evaluation_completions,
@@ -164,32 +161,18 @@ def by_attack(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RobustnessConfig:
+class RobustnessConfig(EvaluateConfig):
     """Settings of a stand-alone evaluation under attack."""
 
-    model: str = "tiny"
-    """Policy: `tiny`, a folder in Hugging Face format (such as a run's `model`), or a hub id."""
     attacks: tuple[str, ...] = ("egas", "random_sign", "gaussian", "error")
     """Attacks: egas, random_sign, gaussian (one step), error (PGD against the right answers)."""
     levels: tuple[Annotated[float, grey_levels_argument("levels")], ...] = (0.0, 2.0, 4.0, 8.0, 16.0)
     """Sizes of each attack, in grey levels; 0 is the clean image."""
-    seed: int = 0
-    """Seed of the sampling noise and of the attacks' randomness."""
-    samples: int = 8
-    """Completions per problem at temperature 1."""
     problems: int = 64
     """Problems, the first ones of the split."""
-    out: str = ""
-    """Write every completion, graded, to this parquet file."""
-    threads: int = 1
-    """CPU threads of torch."""
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Type of weights and activations."""
-    data: DataConfig = field(default_factory=DataConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
+        EvaluateConfig.__post_init__(self)
         check_attacks(self.attacks, self.levels)
         if self.problems < 1:
             raise ValueError(f"problems must be at least 1, got {self.problems}")
@@ -232,18 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = checked_command_line(RobustnessConfig, arguments, prog="python -m saei.robustness")
     with bad_input():
         check_model_folder(settings.model)
-        config = Config(
-            seed=settings.seed,
-            threads=settings.threads,
-            model=ModelConfig(path=settings.model, dtype=settings.dtype),
-            rollout=settings.rollout,
-            reward=settings.reward,
-            eval=EvalConfig(
-                samples=settings.samples,
-                attacks=settings.attacks,
-                attack_levels=settings.levels,
-                attack_problems=settings.problems,
-            ),
+        config = settings.run_config(
+            attacks=settings.attacks, attack_levels=settings.levels, attack_problems=settings.problems
         )
         if settings.out:  # the folder it is written to, before an hour of sampling
             Path(settings.out).parent.mkdir(parents=True, exist_ok=True)

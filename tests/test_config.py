@@ -295,3 +295,11 @@ def test_a_wrong_flag_or_value_leaves_with_code_2_and_says_why(arguments, said, 
 
 def test_the_number_of_settings_grows_only_on_purpose():
     assert len(field_names()) <= 137  # 77 before the rivals: most are of one view, loss or control
+
+
+def test_sizes_of_attacks_that_nobody_asked_for_are_refused():
+    with pytest.raises(ValueError, match=r"eval\.attack_levels .* do nothing without eval\.attacks"):
+        with_overrides(Config(), {"eval.attack_levels": (4.0,)})
+    assert with_overrides(Config(), {"eval.attack_levels": (4.0,), "eval.attacks": ("egas",)}).eval.attack_levels == (
+        4.0,
+    )

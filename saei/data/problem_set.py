@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import overload
 
+from saei.config import DataConfig
 from saei.types import Problem
 
 
@@ -29,3 +30,9 @@ class ProblemSet(Sequence[Problem]):
         if not 0 <= position < self._size:
             raise IndexError(f"problem {index} asked of split {self.split!r}, which has {self._size}")
         return self._problem_at(position)
+
+
+def size_of(data: DataConfig, split: str) -> int:
+    """How many problems a generated `split` has under `data`."""
+    sizes = {"train": data.train_size, "validation": data.validation_size, "test": data.test_size}
+    return sizes.get(split, data.shifted_size)

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from saei.config import DataConfig
-from saei.data.problem_set import ProblemSet
+from saei.data.problem_set import ProblemSet, size_of
 from saei.seeding import stream
 from saei.types import Problem
 
@@ -189,12 +189,6 @@ def problem_at(split: str, seed: int, index: int) -> Problem:
         source="shapes",
         split=split,
     )
-
-
-def size_of(data: DataConfig, split: str) -> int:
-    """How many problems `split` has under `data`."""
-    sizes = {"train": data.train_size, "validation": data.validation_size, "test": data.test_size}
-    return sizes.get(split, data.shifted_size)
 
 
 def load(data: DataConfig, split: str) -> ProblemSet:

@@ -38,6 +38,10 @@ class EvalConfig:
                 entry.count("/") >= 1 and all(entry.split("/", 2)),
                 f"eval.transfer entries read SOURCE/SPLIT or local/SPLIT/FOLDER, got {entry!r}",
             )
+        require(
+            bool(self.attacks) or (self.attack_levels, self.attack_problems) == ((2.0, 8.0), 64),
+            "eval.attack_levels and eval.attack_problems do nothing without eval.attacks: name some, as egas error",
+        )
         require(self.attack_problems >= 1, f"eval.attack_problems must be at least 1, got {self.attack_problems}")
         for levels in self.attack_levels:
             check_grey_levels("eval.attack_levels", levels)
