@@ -9,17 +9,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # `sweeps` is a package; its folder itself must not be on the path
 
-import tyro
-
 from saei.cli import BadInput, bad_input, checked_command_line, run_main
+from sweeps.command import Command
 from sweeps.definition import (
     DEMO,
     DEMO_NOTE,
@@ -33,47 +31,6 @@ from sweeps.definition import (
 )
 
 TRAINER = "saei.train:train"
-
-
-@tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """Run a sweep, or what is missing of it, and end with its report."""
-
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Which sweep; --list shows them."""
-    show_list: Annotated[bool, tyro.conf.arg(name="list")] = False
-    """List the sweeps with their questions and arms."""
-    dry_run: bool = False
-    """Show the trials, the cost and (on Slurm) the sbatch text; run and write nothing."""
-    on: Literal["local", "slurm"] = "local"
-    """Worker processes on this machine, or one Slurm array."""
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Training seeds 0 to N-1 [the sweep's own number]."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Steps of every trial [the sweep's own number]."""
-    only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="ARM")] = ()
-    """Launch this arm; may be given several times."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Trials at a time [local: cores / threads; slurm: the profile's]."""
-    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
-    """Folder of all results."""
-    settings: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="FIELD=VALUE")
-    ] = ()
-    """Change a setting of every trial, such as optim.lr=1e-4; may be given several times."""
-    demo: bool = False
-    """A few arms, two seeds, few steps: shows the machinery within minutes, no evidence."""
-    cluster: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("slurm/cluster.toml")
-    """Profile of the Slurm cluster (see slurm/README.md)."""
-    no_report: bool = False
-    """Leave out the report at the end."""
-
-    def __post_init__(self) -> None:
-        for field in ("seeds", "steps", "jobs"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"--{field} must be at least 1, got {value}")
 
 
 def main(arguments: Sequence[str] | None = None, *, trainer: str = TRAINER) -> int:
