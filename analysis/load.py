@@ -1,6 +1,6 @@
 """Results on disk -> frames. Reads sweeps that have not begun, that are running, and that are finished.
 
-A sweep is a folder of `results` with a `sweep.json` (the plan); its trials are run directories. The directories are
+A sweep is a folder of `results` with a `plan.json` (the plan); its trials are run directories. The directories are
 the truth: a trial is finished exactly when `DONE` is there, whatever its status file says.
 """
 
@@ -60,7 +60,7 @@ class SweepData:
     @property
     def test_split(self) -> str:
         """Split of the primary metric, e.g. `test` of `test/mean@8`."""
-        return str(self.plan.get("metric", "test/")).rpartition("/")[0] or "test"
+        return str(self.plan.get("primary_metric", "test/")).rpartition("/")[0] or "test"
 
     @property
     def validation_split(self) -> str:
@@ -124,7 +124,7 @@ class SweepData:
 
 def sweeps_in(results: Path) -> list[str]:
     """Names of the sweeps in a results folder, the most recently launched first."""
-    found = {path.parent.name: path.stat().st_mtime for path in Path(results).glob(f"*/{schema.SWEEP_FILE}")}
+    found = {path.parent.name: path.stat().st_mtime for path in Path(results).glob(f"*/{schema.PLAN_FILE}")}
     return sorted(found, key=lambda name: -found[name])
 
 
@@ -141,11 +141,11 @@ def load_sweep(results: Path, sweep: str = "", *, now: float | None = None) -> S
     if sweep not in present:
         listed = ", ".join(sorted(present)) or "no sweep at all"
         raise ValueError(f"sweep: there is no {sweep!r} in {results}; it holds {listed}")
-    plan = _read_json(results / sweep / schema.SWEEP_FILE) or {}
+    plan = _read_json(results / sweep / schema.PLAN_FILE) or {}
     lacking = [key for key in ("arms", "seeds", "baseline", "trials") if key not in plan]
     if lacking:
-        raise ValueError(f"{results / sweep / schema.SWEEP_FILE} lacks {', '.join(lacking)}; launch the sweep again")
-    plan = {"name": sweep, "question": "", "metric": "test/mean@8", **plan}
+        raise ValueError(f"{results / sweep / schema.PLAN_FILE} lacks {', '.join(lacking)}; launch the sweep again")
+    plan = {"name": sweep, "question": "", "primary_metric": "test/mean@8", **plan}
     names = [arm["name"] for arm in plan["arms"]]
     order = sorted(names, key=lambda name: name != plan["baseline"])
     now = time.time() if now is None else now
@@ -157,7 +157,7 @@ def _trial_frame(rows: list[dict[str, Any]], arms: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
     twice = frame[frame.duplicated(["arm", "seed"])]
     if len(twice):
-        raise ValueError(f"sweep.json plans {twice.iloc[0]['arm']} seed {twice.iloc[0]['seed']} twice")
+        raise ValueError(f"plan.json plans {twice.iloc[0]['arm']} seed {twice.iloc[0]['seed']} twice")
     frame["arm"] = pd.Categorical(frame["arm"], categories=arms, ordered=True)
     return frame.sort_values(["arm", "seed"], ignore_index=True)
 

@@ -49,11 +49,11 @@ def keep(sweep: str, results: Path, out: Path) -> Path:
     Raises ValueError where there is no such sweep.
     """
     source, target = results / sweep, out / sweep
-    if not (source / schema.SWEEP_FILE).is_file():
-        raise ValueError(f"{source} holds no {schema.SWEEP_FILE}: run the sweep first, or name another --results")
+    if not (source / schema.PLAN_FILE).is_file():
+        raise ValueError(f"{source} holds no {schema.PLAN_FILE}: run the sweep first, or name another --results")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copy(source / schema.SWEEP_FILE, target)
+    shutil.copy(source / schema.PLAN_FILE, target)
     for trial in sorted(path.parent for path in source.glob(f"*/{schema.CONFIG_FILE}")):
         (target / trial.name).mkdir()
         for name in KEPT_FILES:

@@ -116,7 +116,7 @@ def not_launched(data: SweepData) -> str:
 def verdicts(data: SweepData) -> pd.DataFrame:
     """The verdict table in words and percentage points; `against` where not every difference is to the baseline."""
     rows = []
-    metric = str(data.plan.get("metric", "")).rpartition("/")[2]
+    metric = str(data.plan.get("primary_metric", "")).rpartition("/")[2]
     frame = compared(data)
     named = bool(set(frame["against"]) - {"", data.plan.get("baseline", "")})
     for row in frame.itertuples():
@@ -256,7 +256,7 @@ def summary_table(data: SweepData) -> pd.DataFrame:
             {
                 "arm": f"{row.arm} (reconstruction)" if row.reconstruction else str(row.arm),
                 "seeds": len(own),
-                f"{data.test_split}, {str(data.plan.get('metric', '')).rpartition('/')[2]}": percent(row.score)
+                f"{data.test_split}, {str(data.plan.get('primary_metric', '')).rpartition('/')[2]}": percent(row.score)
                 + spread,
                 "entropy (nats)": f"{ends.iloc[0]:.3f}" if len(ends) else EMPTY,
                 "generated tokens": amount(spent["generated"]) if spent is not None else EMPTY,

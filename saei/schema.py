@@ -19,7 +19,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 IMAGES_FOLDER = "images"
 ALARMS_FILE = "alarms.json"
 CURRICULUM_FILE = "curriculum.json"
-SWEEP_FILE = "sweep.json"
+PLAN_FILE = "plan.json"
 
 # States in status.json; a run without DONE is not finished, whatever its status says.
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"

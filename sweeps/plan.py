@@ -1,6 +1,6 @@
 """From a definition to its trials, and the plan on disk that says what was decided before the first launch.
 
-`results/<sweep>/sweep.json` is what analysis reads. Launches with other settings (`--steps`, `--set`, `--demo`) are
+`results/<sweep>/plan.json` is what analysis reads. Launches with other settings (`--steps`, `--set`, `--demo`) are
 other plans: the file shows the plan launched last, and keeps the others under `earlier_plans`.
 """
 
@@ -53,7 +53,7 @@ def make_trials(
 def write_plan(
     name: str, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any], results: Path, note: str = ""
 ) -> dict[str, Any]:
-    """Create or extend `sweep.json`; what the plan's first launch did not hold is marked exploratory."""
+    """Create or extend `plan.json`; what the plan's first launch did not hold is marked exploratory."""
     with hold(results / name / ".plan.lock", wait=True):
         return _write_plan(name, sweep, trials, settings, results / name, note)
 
@@ -61,7 +61,7 @@ def write_plan(
 def _write_plan(
     name: str, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any], folder: Path, note: str
 ) -> dict[str, Any]:
-    found = read_json(folder / schema.SWEEP_FILE)
+    found = read_json(folder / schema.PLAN_FILE)
     known = [found, *found.get("earlier_plans", [])] if found else []
     written = {field: value if isinstance(value, int | float | bool | None) else str(value)
                for field, value in settings.items()}  # fmt: skip
@@ -74,7 +74,7 @@ def _write_plan(
                  if arm in _arms_of(same) | {trial.arm for trial in trials}],
         "baseline": sweep.baseline,
         "primary_contrast": list(sweep.primary_contrast),
-        "metric": test_metric(first_config),
+        "primary_metric": test_metric(first_config),
         "steps": first_config.steps,
         "settings": written,
         "budget_note": note,
@@ -86,9 +86,9 @@ def _write_plan(
                if other is not same]  # fmt: skip
     if earlier:
         plan["earlier_plans"] = earlier
-    temporary = folder / f".{schema.SWEEP_FILE}.{os.getpid()}"
+    temporary = folder / f".{schema.PLAN_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(plan, indent=1) + "\n")
-    os.replace(temporary, folder / schema.SWEEP_FILE)
+    os.replace(temporary, folder / schema.PLAN_FILE)
     return plan
 
 

@@ -69,13 +69,13 @@ def write_sweep(
         "seeds": list(range(seeds)),
         "baseline": names[0],
         "primary_contrast": [names[min(1, len(names) - 1)], names[0]],
-        "metric": f"test/mean@{samples}",
+        "primary_metric": f"test/mean@{samples}",
         "trials": trials,
         "steps": steps,
     }
     folder = results / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / schema.SWEEP_FILE).write_text(json.dumps(plan))
+    (folder / schema.PLAN_FILE).write_text(json.dumps(plan))
     for trial in trials:
         key = (trial["arm"], trial["seed"])
         if key in leave_out:

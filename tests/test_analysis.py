@@ -413,7 +413,7 @@ def test_an_error_in_a_notebook_shows_as_text():
 
 def test_a_large_budget_carries_no_warning(tmp_path):
     folder = write_sweep(tmp_path, seeds=3, problems=1, steps=4)
-    path = folder / schema.SWEEP_FILE
+    path = folder / schema.PLAN_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 150}))
     assert report.budget_sentence(load.load_sweep(tmp_path)) == ""
     (folder / fake_id("SaEI", 0) / schema.DONE_FILE).unlink()
@@ -469,7 +469,7 @@ def test_the_repeating_command_sets_what_the_launch_set(tmp_path, text):
 
 def test_later_seeds_make_a_verdict_exploratory(tmp_path):
     folder = write_sweep(tmp_path, seeds=2)
-    path = folder / schema.SWEEP_FILE
+    path = folder / schema.PLAN_FILE
     plan = json.loads(path.read_text())
     trial = fake_id("SaEI", 2)
     plan["trials"].append({"trial_id": trial, "arm": "SaEI", "seed": 2, "exploratory": True})
@@ -484,7 +484,7 @@ def write_step_sizes(results, arms, **changes):
     """A sweep whose primary contrast is not against its baseline; 5 problems x 2 completions, so one right is 0.1."""
     right = {"grpo": (1, 1, 1), "step_0": (2, 2, 3), "step_2": (3, 4, 6), "step_4": (4, 4, 5)}
     folder = write_sweep(results, arms=dict.fromkeys(arms, 0.1), steps=4, problems=5, samples=2, right=right)
-    path = folder / schema.SWEEP_FILE
+    path = folder / schema.PLAN_FILE
     plan = {"baseline": "grpo", "primary_contrast": ["step_2", "step_0"], **changes}
     path.write_text(json.dumps({**json.loads(path.read_text()), **plan}))
     return load.load_sweep(results)

@@ -76,7 +76,7 @@ def is_alive(pid):
 
 
 def plan(results, name="components"):
-    return json.loads((results / name / "sweep.json").read_text())
+    return json.loads((results / name / "plan.json").read_text())
 
 
 # ---- definitions and command line
@@ -234,7 +234,7 @@ def test_a_second_launch_runs_only_what_is_missing_and_marks_it_exploratory(resu
     assert len(executions(results)) == 4
     now = plan(results)
     assert now["baseline"] == "grpo" and now["primary_contrast"] == ["saei", "grpo"] and now["seeds"] == [0, 1]
-    assert now["metric"] == "test/mean@8" and now["steps"] == 2
+    assert now["primary_metric"] == "test/mean@8" and now["steps"] == 2
     assert [(entry["arm"], entry["seed"], entry["exploratory"]) for entry in now["trials"]] == [
         ("grpo", 0, False),
         ("saei", 0, False),
