@@ -41,10 +41,15 @@ def is_busy(trial: Trial) -> bool:
 
 def finished_folder(trial: Trial) -> Path | None:
     """The directory that holds its sealed run: its own or the one that SAME_AS points to. None: not finished."""
-    if (trial.folder / schema.DONE_FILE).exists():
-        return trial.folder
+    return sealed_folder(trial.folder)
+
+
+def sealed_folder(folder: Path) -> Path | None:
+    """`finished_folder` for a run directory."""
+    if (folder / schema.DONE_FILE).exists():
+        return folder
     try:
-        pointed = trial.folder / (trial.folder / schema.SAME_AS_FILE).read_text().strip()
+        pointed = folder / (folder / schema.SAME_AS_FILE).read_text().strip()
     except OSError:
         return None
     return pointed.resolve() if (pointed / schema.DONE_FILE).exists() else None
