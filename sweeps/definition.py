@@ -16,6 +16,7 @@ from typing import Any
 from saei.config import Config, field_names, typed_value, unknown_field, with_overrides
 from saei.presets import PRESETS
 from saei.units import parse_grey_levels
+from sweeps.space import Space
 
 FOLDER = Path(__file__).resolve().parent
 RESERVED = ("status", "logs", "cancel", "why", "diff")
@@ -46,7 +47,7 @@ class Sweep:
     """`arms` maps the name of an arm to the dotted settings in which it differs from `base` (itself on a preset).
 
     `primary_contrast` (arm, reference arm) is the one comparison planned beforehand; everything else is secondary.
-    Arms in `on_request` are launched only by `--only`.
+    Arms in `on_request` are launched only by `--only`. A search has a `space`: its points become further arms.
     """
 
     question: str
@@ -57,6 +58,7 @@ class Sweep:
     base: Mapping[str, Any] = field(default_factory=dict)
     demo_arms: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
+    space: Space | None = None
 
     def __post_init__(self) -> None:
         for arm in self.arms:

@@ -84,7 +84,7 @@ def plan(results, name="components"):
 
 COUNTS = {
     "adaptive_band": 10, "attack_strength": 28, "collapse": 1, "components": 10, "controls": 10, "credit": 12,
-    "group_split": 6, "methods": 27, "pgd_iterations": 8, "robustness": 3, "selection": 12, "step_size": 8,
+    "group_split": 6, "methods": 27, "pgd_iterations": 8, "robustness": 3, "search": 2, "selection": 12, "step_size": 8,
     "text_attack": 9, "transfer": 4, "tsec_ratio": 9,
 }  # fmt: skip
 
