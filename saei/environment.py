@@ -4,37 +4,23 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from saei.commit import code_facts
+
 PACKAGES = ("torch", "transformers", "accelerate", "optuna", "submitit", "pandas", "pyarrow", "numpy", "datasets")
-_MAX_DIFF = 200_000
-
-
-def _git(*arguments: str) -> str:
-    """Output of a git command in the source tree, or "" outside of a repository."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def environment(device: str, path: Path) -> dict[str, Any]:
     """The content of `environment.json` at `path`; what it held of earlier launches is kept under `earlier`."""
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     earlier = before.pop("earlier", []) + ([before] if before else [])
-    diff, untracked = _git("diff", "HEAD"), _git("ls-files", "--others", "--exclude-standard")
     return {
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(diff or untracked),
-        "git_untracked": untracked.splitlines(),
-        "git_diff": diff[:_MAX_DIFF],
+        **code_facts(),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -55,7 +41,7 @@ def other_code(path: Path) -> str:
     if not path.exists():
         return ""
     then: dict[str, Any] = json.loads(path.read_text())
-    now = environment("cpu", Path(os.devnull) / "none")
+    now = code_facts()
     same = all(then.get(name) == now[name] for name in ("git_sha", "git_diff", "git_untracked"))
     if same or not then.get("git_sha"):
         return ""
