@@ -52,7 +52,8 @@ def test_a_shift_in_logits_is_the_points_that_it_says():
 
 
 def test_a_rate_prints_its_exact_interval():
-    assert str(Rate(hits=0, tries=10)).split() == [
+    # 1 - .025^(1/10) = .308
+    assert " ".join(str(Rate(hits=0, tries=10)).split()) == "0.0 % (0.0 to 30.8; 10 sweeps)"
         "0.0",
         "%",
         "(0.0",
