@@ -54,14 +54,6 @@ def test_a_shift_in_logits_is_the_points_that_it_says():
 def test_a_rate_prints_its_exact_interval():
     # 1 - .025^(1/10) = .308
     assert " ".join(str(Rate(hits=0, tries=10)).split()) == "0.0 % (0.0 to 30.8; 10 sweeps)"
-        "0.0",
-        "%",
-        "(0.0",
-        "to",
-        "30.8;",
-        "10",
-        "sweeps)",
-    ]  # 1 - .025^(1/10) = .308
 
 
 def test_mcnemar_counts_only_the_problems_on_which_they_differ():
