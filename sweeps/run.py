@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from saei.cli import BadInput, bad_input, checked_command_line, run_main
 from sweeps.command import Command
+from sweeps.commands import COMMANDS, run_command
 from sweeps.definition import (
     DEMO,
     DEMO_NOTE,
@@ -35,7 +36,10 @@ TRAINER = "saei.train:train"
 
 def main(arguments: Sequence[str] | None = None, *, trainer: str = TRAINER) -> int:
     """The command. `trainer` ("module:function") is what local workers call with a trial's config."""
-    command = checked_command_line(Command, arguments, prog="python sweeps/run.py")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:])
+    command = checked_command_line(Command, words, prog="python sweeps/run.py")
     if command.show_list:
         _list_sweeps()
         return 0

@@ -1,0 +1,44 @@
+"""Who holds a lock file, without touching it: Linux lists all locks of the machine in /proc/locks.
+
+A lock of another machine (NFS) is not in that list; `is_held` then tries, which takes the lock for a moment, so it is
+asked only about runs that claim to be running.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from sweeps.locks import is_held as try_lock
+
+_LINE = re.compile(r"^\d+: (?:FLOCK|POSIX) .*WRITE (-?\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE)
+
+
+class Holders:
+    """The locks of this machine at the moment of the first question."""
+
+    def __init__(self) -> None:
+        self._listed: dict[tuple[int, int, int], int] | None = None
+
+    def pid(self, path: Path) -> int | None:
+        """Process id of the holder on this machine; None where the list knows none."""
+        if self._listed is None:
+            self._listed = _listed()
+        if not self._listed:
+            return None
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return self._listed.get((os.major(found.st_dev), os.minor(found.st_dev), found.st_ino))
+
+    def is_held(self, path: Path) -> bool:
+        """Does a living process of this machine, or of one that shares locks with it, hold the file?"""
+        return self.pid(path) is not None or try_lock(path)
+
+
+def _listed() -> dict[tuple[int, int, int], int]:
+    try:
+        text = Path("/proc/locks").read_text()
+    except OSError:
+        return {}
+    return {(int(major, 16), int(minor, 16), int(inode)): int(pid) for pid, major, minor, inode in _LINE.findall(text)}

@@ -1,0 +1,275 @@
+"""`run.py status [NAME]`: what has become of every trial. Never writes, and believes nobody's word over the files."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import tyro
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from saei.cli import BadInput, checked_command_line
+from sweeps.commands.recorded import Recorded, read_sweep, sweep_folders, unknown_sweep
+from sweeps.commands.seen import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    MISSING,
+    PRUNED,
+    QUEUED,
+    STALE_S,
+    STATES,
+    STOPPED,
+    SUBMITTED,
+    Seen,
+    Surroundings,
+    see,
+    surroundings,
+)
+from sweeps.commands.shown import console, counted, grid, print_grid, print_lines, short, terminal_lines, width
+from sweeps.judging import signature
+from sweeps.live import duration
+from sweeps.slurm.queue import Queue
+
+MANY = 40
+"""More trials than this are grouped in a terminal."""
+REFRESH_S, ASK_SLURM_S = 2.0, 20.0
+RIGHT = ("step", "validation", "seen", "left")
+_IN_GROUPS = (FINISHED, MISSING, PRUNED, QUEUED, SUBMITTED)
+
+
+@tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusCommand:
+    """What has become of every trial of a sweep, or of all sweeps. Reads only."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
+    """Which sweep [all of them, a line each]."""
+    watch: bool = False
+    """Show it again and again until Ctrl-C."""
+    all: bool = False
+    """Every trial a row, however many there are."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Folder of all results."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    command = checked_command_line(StatusCommand, arguments, prog="python sweeps/run.py status")
+    names = sweep_folders(command.results)
+    if command.name and command.name not in names:
+        raise unknown_sweep(command.name, names, command.results)
+    if not names:
+        print_lines([f"There is no sweep in {command.results} yet; python sweeps/run.py --list shows what can be run."])
+        return 0
+    if command.watch:
+        return _watch(command)
+    if not command.name:
+        _print_overview(command.results)
+        return 0
+    sweep, around, seen = _look(command.results, command.name)
+    rows, left_out = _rows(seen, console().is_terminal and not command.all)
+    wide = width(console())
+    print_lines(head_lines(sweep, seen, around))
+    if rows:
+        print_lines([""])
+        print_grid(*_cells(rows, wide), right=RIGHT, may_shrink="where")
+    print_lines([line for line in [left_out, *tail_lines(sweep, seen)] if line])
+    return 0
+
+
+def _look(results: Path, name: str, queue: Queue | None = None) -> tuple[Recorded, Surroundings, list[Seen]]:
+    sweep = read_sweep(results, name)
+    around = surroundings(results, sweep.entries, queue)
+    return sweep, around, see(sweep.entries, around)
+
+
+def _watch(command: StatusCommand) -> int:
+    """Refresh until Ctrl-C. Slurm is asked a few times a minute at most, whatever the screen does."""
+    out = console()
+    if not out.is_terminal:
+        raise BadInput("--watch needs a terminal; without it the command prints the status once")
+    asked, queue = 0.0, None
+    try:
+        with Live(console=out, auto_refresh=False) as live:
+            while True:
+                if time.monotonic() - asked > ASK_SLURM_S:
+                    asked, queue = time.monotonic(), None
+                shown, queue = _screen(command, queue)
+                live.update(shown, refresh=True)
+                time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _screen(command: StatusCommand, queue: Queue | None) -> tuple[Group, Queue]:
+    """The watched view, cut to the height of the terminal."""
+    stamp = Text(f"{time.strftime('%H:%M:%S')}, Ctrl-C ends the watching and nothing else", style="dim")
+    room = max(3, terminal_lines() - 10)
+    if not command.name:
+        heads, rows, queue = _overview(command.results, queue)
+        return Group(grid(heads, rows[:room], right=heads[1:], may_shrink="sweep"), stamp), queue
+    sweep, around, seen = _look(command.results, command.name, queue)
+    rows, left_out = _rows(seen, not command.all, room)
+    table = grid(*_cells(rows, console().width), right=RIGHT, may_shrink="where")
+    lines = [Text(line) for line in [*head_lines(sweep, seen, around), ""]]
+    tail = [Text(line) for line in [left_out, *tail_lines(sweep, seen)] if line]
+    return Group(*lines, *([table] if rows else []), *tail, stamp), around.queue
+
+
+# ---- one sweep
+
+
+def _rows(seen: Sequence[Seen], is_grouped: bool, room: int = 10**6) -> tuple[list[Seen], str]:
+    """The trials to show a row each, and a line about the others."""
+    if not is_grouped or len(seen) <= min(MANY, room):
+        return list(seen)[:room], "" if len(seen) <= room else f"{len(seen) - room} more trials below"
+    order = {state: number for number, state in enumerate(STATES)}
+    telling = sorted((one for one in seen if one.state not in _IN_GROUPS), key=lambda one: order.get(one.state, 0))
+    shown = telling[: min(MANY, room)]
+    left = Counter(one.state for one in seen) - Counter(one.state for one in shown)
+    return shown, f"Not shown: {_counts(left)}; --all shows every trial."
+
+
+def _cells(rows: Sequence[Seen], columns: int) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells; the trial ids where there is room for them."""
+    heads = ["trial", "state", "where", "step", "validation", "seen", "left"]
+    table = [
+        [
+            one.entry.name,
+            one.state,
+            one.where or "-",
+            _progress(one),
+            "-" if one.metric is None else f"{one.metric:.3f}",
+            short(one.age_s) if one.is_active else "-",
+            short(one.left_s) if one.is_active else "-",
+        ]
+        for one in rows
+    ]
+    if columns >= 110:
+        heads.append("id")
+        table = [[*cells, one.entry.trial_id] for cells, one in zip(table, rows, strict=True)]
+    return heads, table
+
+
+def _progress(one: Seen) -> str:
+    return "-" if one.step is None else f"{one.step}/{one.steps if one.steps is not None else '?'}"
+
+
+def head_lines(sweep: Recorded, seen: Sequence[Seen], around: Surroundings) -> list[str]:
+    """Counts, what was spent, how long it may take, who works on it."""
+    counts = Counter(one.state for one in seen)
+    first = f"{sweep.name}: {counted(len(seen), 'trial')}: {_counts(counts) or 'none'}"
+    lines = [first + (f" ({sweep.note})" if sweep.note else "")]
+    amounts = [text for text in (_spent(seen), _left(sweep, seen)) if text]
+    if amounts:
+        lines.append("; ".join(amounts))
+    runner = _runner(sweep, around)
+    unfinished = any(one.state not in (FINISHED, PRUNED) for one in seen)
+    if runner or unfinished:
+        lines.append(
+            runner or f"no runner at work here; python sweeps/run.py {sweep.name} goes on with what is missing"
+        )
+    if not around.queue.answered:
+        lines.append(
+            f"Slurm does not answer ({around.queue.problem or 'no reason given'}): its jobs are shown as known"
+        )
+    silent = [one for one in seen if one.is_active and (one.age_s or 0.0) > STALE_S and one.state != QUEUED]
+    if silent:
+        lines.append(f"no sign of life for {short(max(one.age_s or 0.0 for one in silent))}: {_named(silent)}")
+    return lines
+
+
+def _counts(counts: Counter[str]) -> str:
+    unknown = sorted(set(counts) - set(STATES))
+    return ", ".join(f"{counts[state]} {state}" for state in (FINISHED, *STATES[:-1], *unknown) if counts[state])
+
+
+def _spent(seen: Sequence[Seen]) -> str:
+    if not any(one.spent_s for one in seen):
+        return ""
+    on_gpus = sum(one.spent_s * one.gpus for one in seen) / 3600
+    without = sum(one.spent_s for one in seen if not one.gpus) / 3600
+    parts = [f"{on_gpus:.1f} GPU-hours"] if on_gpus else []
+    return "spent " + " and ".join([*parts, *([f"{without:.1f} worker-hours"] if without else [])])
+
+
+def _left(sweep: Recorded, seen: Sequence[Seen]) -> str:
+    """How long what is missing takes at the speed of the trials that are known."""
+    speeds = [one.step_s for one in seen if one.step_s]
+    missing = [one for one in seen if one.state not in (FINISHED, PRUNED)]
+    if not speeds or not missing:
+        return ""
+    usual = median(speeds)
+    seconds = sum(max(0, (one.steps or sweep.steps) - (one.step or 0)) * (one.step_s or usual) for one in missing)
+    at_once = sum(one.is_active and one.state not in (QUEUED, SUBMITTED) for one in seen)
+    if not at_once:
+        return f"about {duration(seconds)} of one worker left"
+    return f"about {duration(seconds / min(at_once, len(missing)))} left with {at_once} at a time"
+
+
+def _runner(sweep: Recorded, around: Surroundings) -> str:
+    for name in (".runner.lock", ".study.lock"):
+        pid = around.holders.pid(sweep.folder / name)
+        if pid is not None:
+            return f"a runner is at work (pid {pid} on this machine)"
+    return ""
+
+
+def tail_lines(sweep: Recorded, seen: Sequence[Seen]) -> list[str]:
+    """What failed most, what stopped, where the logs are."""
+    failed = [one for one in seen if one.state == FAILED]
+    lines = []
+    if failed:
+        causes = Counter(signature(one.message) or "no message" for one in failed)
+        cause, count = causes.most_common(1)[0]
+        one = next(one for one in failed if (signature(one.message) or "no message") == cause)
+        words = one.message if len(one.message) <= 160 else one.message[:160] + " ..."
+        lines.append(f"failed{' most' if len(causes) > 1 else ''}: {words or 'no message'} ({counted(count, 'trial')})")
+        lines.append(f"  python sweeps/run.py why {sweep.name}/{one.entry.name} says more")
+    resting = [one for one in seen if one.state in (STOPPED, CANCELLED)]
+    if resting:
+        lines.append(f"stopped: the next launch continues {_named(resting)} from the step shown")
+    lines.append(f"logs: {sweep.folder}/<id>/log.txt, or python sweeps/run.py logs {sweep.name}/<trial>")
+    return lines
+
+
+def _named(seen: Sequence[Seen], most: int = 3) -> str:
+    names = [one.entry.name for one in seen[:most]]
+    more = len(seen) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+# ---- all sweeps
+
+
+def _print_overview(results: Path) -> None:
+    heads, rows, queue = _overview(results, None)
+    print_grid(heads, rows, right=heads[1:], may_shrink="sweep")
+    if not queue.answered:
+        print_lines([f"Slurm does not answer ({queue.problem or 'no reason given'}): its jobs are shown as known"])
+    print_lines(["python sweeps/run.py status NAME shows the trials of one"])
+
+
+def _overview(results: Path, queue: Queue | None) -> tuple[list[str], list[list[str]], Queue]:
+    """Heads and one row per sweep, the newest first; and what squeue said."""
+    heads = ["sweep", "finished", "running", "queued", "failed", "stopped", "missing", "last sign"]
+    sweeps = [read_sweep(results, name) for name in sweep_folders(results)]
+    around = surroundings(results, [entry for sweep in sweeps for entry in sweep.entries], queue)
+    found = []
+    for sweep in sweeps:
+        seen = see(sweep.entries, around)
+        counts = Counter(one.state for one in seen)
+        running = sum(one.is_active for one in seen) - counts[QUEUED] - counts[SUBMITTED]
+        signs = [around.now - one.age_s for one in seen if one.age_s is not None]
+        latest = max([sweep.launched, *signs])
+        numbers = (running, counts[QUEUED] + counts[SUBMITTED], counts[FAILED], counts[STOPPED] + counts[CANCELLED],
+                   counts[MISSING])  # fmt: skip
+        whole = len(seen) - counts[PRUNED]
+        row = [sweep.name, f"{counts[FINISHED]}/{whole}", *(str(number) if number else "-" for number in numbers)]
+        found.append((latest, [*row, short(max(0.0, around.now - latest))]))
+    return heads, [row for _, row in sorted(found, key=lambda pair: -pair[0])], around.queue
