@@ -61,7 +61,7 @@ class Retries:
         return self._tries[trial.trial_id]
 
     def stop(self) -> Outcome | None:
-        """Why the whole sweep should stop: its first trials all failed of one cause, or its last ones of a full disk."""
+        """Why the whole sweep should stop: its first trials all failed of one cause, its last ones of a full disk."""
         if len(self._full) >= ALIKE:
             return _stopped(self._full[-1], f"the last {ALIKE} trials found the disk full")
         first = list(self._first.values())[:ALIKE]
