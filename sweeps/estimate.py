@@ -1,21 +1,17 @@
 """What would a launch do and cost? The trial table and the estimate of `--dry-run`."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from saei import schema
 from sweeps.live import duration
-from sweeps.trial import Trial, find_twin, finished_folder, is_busy, read_json, status
-
-DEFAULT_STEP_S = {"tiny": 1.5}
-OTHER_STEP_S = 60.0
-"""Seconds per step where no run of the model was found: the tiny model on one CPU thread, and a guess for others."""
+from sweeps.past import DEFAULT_REST, Figures, PastRuns
+from sweeps.trial import Trial, find_twin, finished_folder, is_busy, status
 
 
 def trial_state(trial: Trial) -> str:
@@ -47,40 +43,56 @@ def trial_table(trials: Sequence[Trial]) -> Table:
     return table
 
 
-def step_seconds(results: Path, model: str) -> tuple[float, str]:
-    """Median seconds per step of past runs of this model under `results`, and where the figure comes from."""
-    speeds = []
-    for path in results.glob(f"*/*/{schema.CONFIG_FILE}"):
-        if read_json(path).get("config", {}).get("model", {}).get("path") == model:
-            speeds += _median_step(path.parent)
-    if speeds:
-        return median(speeds), f"the median of {len(speeds)} past runs of {model}"
-    return DEFAULT_STEP_S.get(model, OTHER_STEP_S), f"a default, for want of past runs of {model}"
-
-
-def _median_step(run: Path) -> list[float]:
-    """The run's median seconds per step, or nothing when no step is recorded (or a live run just replaced its part)."""
-    try:
-        parts = [pq.read_table(part, columns=["time_step"]) for part in sorted((run / "steps").glob("*.parquet"))]
-    except OSError:
-        return []
-    seconds = [value for part in parts for value in part["time_step"].to_pylist() if value is not None]
-    return [median(seconds)] if seconds else []
-
-
-def cost_line(trials: Sequence[Trial], results: Path, jobs: int) -> str:
-    """Steps, seconds, hours of what is missing; evaluation and start-up are not counted."""
+def cost_line(
+    trials: Sequence[Trial], results: Path, jobs: int, *, gpus: int = 0, on_slurm: bool = False, processes: int = 1
+) -> str:
+    """Time and GPU-hours of what is missing, with evaluation and start-up. `gpus`, `processes`: of one trial."""
     missing = [trial for trial in trials if is_missing(trial)]
     if not missing:
         return "Nothing to run: every trial is finished."
-    seconds, source = step_seconds(results, missing[0].config.model.path)
-    steps = sum(trial.config.steps - status(trial).get("step", 0) for trial in missing)
+    past = PastRuns(results, on_slurm=on_slurm, processes=processes)
+    steps = sum(trial.config.steps - _step(trial) for trial in missing)
+    seconds = sum(past.seconds(trial.config, from_step=_step(trial)) for trial in missing)
+    found = [past.figures(trial.config) for trial in missing]
+    speed = sum((trial.config.steps - _step(trial)) * one.step_s for trial, one in zip(missing, found, strict=True))
     at_once = min(jobs, len(missing))
     return (
-        f"To run: {len(missing)} of {len(trials)} trials, {steps} steps of {seconds:.2f} s ({source}): "
-        f"{duration(steps * seconds)} of one worker, about {duration(steps * seconds / at_once)} with {at_once} at a "
-        "time; evaluation comes on top."
+        f"To run: {len(missing)} of {len(trials)} trials, {steps} steps of {speed / max(1, steps):.2f} s, and "
+        f"evaluation and start-up: {duration(seconds)} of one worker, about {duration(seconds / at_once)} with "
+        f"{at_once} at a time; {hours_text(seconds * max(1, gpus) / 3600, gpus)}.\n{sources(found, on_slurm=on_slurm)}"
     )
+
+
+def _step(trial: Trial) -> int:
+    return min(status(trial).get("step", 0), trial.config.steps)
+
+
+def sources(figures: Sequence[Figures], *, on_slurm: bool) -> str:
+    """Where the figures of some trials come from, in sentences."""
+    counted = Counter(figure.source for figure in figures)
+    named = "; ".join(
+        source if len(counted) == 1 else f"{source} (for {count} trials)" for source, count in counted.most_common()
+    )
+    parts = [f"Figures: {named}."]
+    if any(math.isnan(figure.problem_s) for figure in figures):
+        parts.append(
+            f"Where no past run says it, evaluation and start-up are taken as {DEFAULT_REST:.0%} of the steps."
+        )
+    if on_slurm and any(figure.foreign for figure in figures):
+        parts.append("No like run came from the cluster: these are figures of this machine.")
+    return " ".join(parts)
+
+
+def hours_text(hours: float, gpus: int) -> str:
+    """GPU-hours where trials have GPUs, else worker-hours."""
+    return f"{hours:.3g} {'GPU' if gpus else 'worker'}-hours"
+
+
+def local_gpus(device: str) -> int:
+    """GPUs that a trial takes when it runs on this machine."""
+    import torch
+
+    return int(device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()))
 
 
 def print_table(table: Table) -> None:

@@ -15,7 +15,6 @@ from optuna.storages.journal import JournalFileBackend
 from saei.cli import run_main
 from sweeps import cluster
 from sweeps.definition import Sweep, load_sweep, parse_setting, select_arms, sweep_names
-from sweeps.estimate import step_seconds
 from sweeps.live import duration, time_left
 from sweeps.locks import hold, is_held
 from sweeps.plan import make_trials
@@ -370,27 +369,12 @@ def test_a_dry_run_prints_trials_cost_and_the_golden_sbatch_text_and_writes_noth
     words = ["tsec_ratio", "--on", "slurm", "--dry-run", "--seeds", "2", *profile]
     assert sweep(*words, results=results) == 0
     out = capsys.readouterr().out
-    # 9 arms, 2 seeds, 150 steps of 1.5 s: 18 trials, 2700 steps, 4050 s; 8 at a time: 506 s
-    assert "To run: 18 of 18 trials, 2700 steps of 1.50 s" in out
+    # 9 arms, 2 seeds, 150 steps of 1.5 s: 18 trials, 2700 steps, 4050 s, and 30 % more: 5265 s
+    assert "To run: 18 of 18 trials, 2700 steps of 1.50 s, and evaluation and start-up: 1 h 28 min of one" in out
     assert "1 h 7 min of one worker, about 8 min 26 s with 8 at a time" in out
     text = out[out.index("#!/bin/bash") :].replace(str(results.resolve()), "RESULTS")
     assert text == (GOLDEN / "tsec_ratio.sbatch").read_text()
     assert not results.exists()
-
-
-def test_the_estimate_takes_the_median_step_of_past_runs_of_the_same_model(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for name, model, seconds in (("a", "tiny", [1.0, 2.0, 9.0]), ("b", "tiny", [4.0]), ("c", "big", [70.0])):
-        (tmp_path / "any" / name / "steps").mkdir(parents=True)
-        (tmp_path / "any" / name / "config.json").write_text(json.dumps({"config": {"model": {"path": model}}}))
-        pq.write_table(
-            pa.table({"time_step": seconds}), tmp_path / "any" / name / "steps" / "part-000000-000002.parquet"
-        )
-    # medians of the runs: 2 and 4; their median 3
-    assert step_seconds(tmp_path, "tiny") == (3.0, "the median of 2 past runs of tiny")
-    assert step_seconds(tmp_path, "other")[0] == 60.0
 
 
 def test_what_is_submitted_is_the_text_of_the_dry_run(results, tmp_path, monkeypatch, capsys):
