@@ -70,13 +70,13 @@ class Ledger:
 
     @contextmanager
     def changing(self) -> Iterator[Record]:
-        """The record, which no other runner may change meanwhile; it is written when the block ended well."""
+        """The record, which no other runner may change meanwhile; new or changed, it is written as the block ends."""
         with hold(self.folder / ".points.lock", wait=True):
             records = self._load()
             record = self._find(records)
             before = asdict(record)
             yield record
-            if asdict(record) != before:
+            if asdict(record) != before or record.number == len(records):
                 self._save([*records[: record.number], record, *records[record.number + 1 :]])
 
     def _find(self, records: list[Record]) -> Record:

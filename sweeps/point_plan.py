@@ -1,0 +1,25 @@
+"""What the plan says of the points of a search: they were chosen along the way, and some were given up."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from saei import schema
+from sweeps.locks import hold
+from sweeps.trial import read_json
+
+
+def mark_points(folder: Path, is_pruned: Mapping[str, bool]) -> None:
+    """Mark the entries of these arms in `plan.json` as exploratory, and as pruned where they are.
+
+    A pruned arm has fewer seeds than it was meant to have, and has them because it did badly: no verdict is given.
+    """
+    with hold(folder / ".plan.lock", wait=True):
+        plan = read_json(folder / schema.PLAN_FILE)
+        for entry in plan.get("trials", []):
+            if entry["arm"] in is_pruned:
+                entry |= {"exploratory": True, "pruned": is_pruned[entry["arm"]]}
+        temporary = folder / f".{schema.PLAN_FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(plan, indent=1) + "\n")
+        os.replace(temporary, folder / schema.PLAN_FILE)

@@ -1,0 +1,216 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from saei.cli import BadInput
+from sweeps.definition import load_sweep
+from sweeps.outcome import Kind, Outcome
+from sweeps.plan import make_trials
+from sweeps.points import Ledger
+from sweeps.pruner import instances, is_worse
+from sweeps.search import settings
+from sweeps.searching import Search
+from sweeps.trial import settle
+from tests.fake_trainer import train
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = {"steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def _fake(tmp_path, monkeypatch):
+    for name, value in {"FAKE_LOG": tmp_path / "executions", "FAKE_EVAL": "1", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, str(value))
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def search(results, *, seeds=1, points=3, fixed=(), sampler="tpe", storage="", steps=2):
+    sweep = load_sweep("search")
+    trials = make_trials("search", sweep, fixed, range(seeds), {"steps": steps}, results) if fixed else []
+    return Search("search", sweep, trials, {"steps": steps}, results,
+                  seeds=seeds, points=points, sampler=sampler, storage=storage)  # fmt: skip
+
+
+def run(source, *, jobs=1, fail=()):
+    """A runner without processes: every trial ends before the next is taken; `jobs` are taken at a time."""
+    order = []
+    while not source.is_exhausted:
+        taken = source.take(jobs)
+        for trial in taken:
+            source.started(trial)
+        for trial in taken:
+            order.append((trial.arm, trial.seed))
+            if (trial.arm, trial.seed) in fail:
+                source.ended(trial, Outcome(kind=Kind.FAILED, sentence="told to fail"))
+                continue
+            if not settle(trial):
+                train(trial.config)
+            source.ended(trial, Outcome(kind=Kind.FINISHED))
+    return order
+
+
+def ledger(results):
+    (record,) = json.loads((results / "search" / "points.json").read_text())["searches"]
+    return record["points"]
+
+
+def choices(results):
+    return [point["choice"] for point in ledger(results)]
+
+
+def study(results, name="points.log"):
+    storage = JournalStorage(JournalFileBackend(str(results / "search" / name)))
+    return optuna.load_study(study_name="search", storage=storage)
+
+
+def executions(results):
+    path = results.parent / "executions"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# ---- the space
+
+
+def test_a_choice_becomes_settings_in_exact_shares_with_a_ball_only_where_one_is_needed():
+    # 4 of 12 kept drops 2/3; place 1 of 4 puts a quarter of that, 1/6, at the low end; 12 - 9 = 3 stay clean
+    choice = {"step_size": 1.5, "iterations": 3, "n_view": 9, "kept": 4, "place": 1}
+    assert settings(choice) == {
+        "view.step_size": 1.5,
+        "view.iterations": 3,
+        "view.epsilon": 4.5,
+        "rollout.n_clean": 3,
+        "rollout.n_view": 9,
+        "select.drop_low": Fraction(1, 6),
+        "select.drop_high": Fraction(1, 2),
+    }
+    once = settings({**choice, "iterations": 1, "place": 2})
+    assert once["view.epsilon"] is None and once["select.drop_low"] == once["select.drop_high"] == Fraction(1, 3)
+
+
+def test_every_corner_of_the_space_is_a_config_that_holds(tmp_path):
+    from dataclasses import replace
+    from itertools import product
+
+    from sweeps.definition import arm_config
+
+    sweep = load_sweep("search")
+    ranges = sweep.space.ranges
+    for corner in product(*((found.low, found.middle, found.high) for found in ranges.values())):
+        arm = sweep.space.settings(dict(zip(ranges, corner, strict=True)))
+        arm_config(replace(sweep, arms={"grpo": {}, "saei": {}, "p000": arm}), "p000", 0, {})  # raises where not
+
+
+# ---- choosing and seeds
+
+
+def test_one_worker_and_one_sampler_seed_give_the_same_points_also_over_several_launches(tmp_path):
+    with search(tmp_path / "a", points=12, seeds=1) as source:
+        order = run(source)
+    assert order == [(f"p{number:03d}", 0) for number in range(12)]
+    for points in (1, 4, 11, 12):  # 11 finished points: TPE has left its random start
+        with search(tmp_path / "b", points=points) as source:
+            run(source)
+    assert choices(tmp_path / "a") == choices(tmp_path / "b")
+    assert len({json.dumps(choice) for choice in choices(tmp_path / "a")}) == 12
+    with search(tmp_path / "c", points=3, sampler="random") as source:
+        run(source)
+    assert {point["sampler"] for point in ledger(tmp_path / "c")} == {"random"}
+
+
+def test_fixed_arms_come_first_and_a_point_takes_one_seed_after_another(tmp_path):
+    with search(tmp_path, points=2, seeds=2, fixed=["grpo"]) as source:
+        order = run(source, jobs=3)
+        best, scores = source.best()
+    # two fixed trials leave room for p000; p001 joins while p000 goes on; nobody gets two places
+    assert order == [("grpo", 0), ("grpo", 1), ("p000", 0), ("p000", 1), ("p001", 0), ("p001", 1)]
+    found = study(tmp_path)
+    assert [trial.state for trial in found.trials] == [TrialState.COMPLETE] * 2
+    assert found.best_trial.user_attrs["point"] == best.arm
+    # the fake score rises by 0.01 a seed: the value is the mean over seeds 0 and 1
+    assert scores[1] - scores[0] == pytest.approx(0.01) and found.best_value == pytest.approx(sum(scores) / 2)
+
+
+def test_the_plan_holds_the_points_as_exploratory_arms(tmp_path):
+    with search(tmp_path, points=1, seeds=2) as source:
+        run(source)
+    plan = json.loads((tmp_path / "search" / "plan.json").read_text())
+    assert [(entry["arm"], entry["seed"], entry["exploratory"], entry["pruned"]) for entry in plan["trials"]] == [
+        ("p000", 0, True, False),
+        ("p000", 1, True, False),
+    ]
+    (arm,) = plan["arms"]
+    assert arm["name"] == "p000" and arm["overrides"]["rollout.n_view"] == ledger(tmp_path)[0]["choice"]["n_view"]
+
+
+# ---- pruning
+
+
+def test_instances_are_blocks_of_validation_problems_at_the_last_evaluation(tmp_path):
+    (tmp_path / "eval").mkdir()
+    for part, (step, shift) in enumerate(((0, 0.5), (10, 0.0))):
+        rows = [
+            {"step": step, "split": split, "decoding": decoding, "problem_id": f"q{n}", "accuracy": n / 10 + shift}
+            for split in ("validation", "test") for decoding in ("sampled", "greedy") for n in range(8)
+            if (split, decoding) == ("validation", "sampled") or n == 0
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "eval" / f"part-{part:06d}-{part:06d}.parquet")
+    # at step 10 problem n scores n/10: blocks (0, 1), (2, 3), (4, 5), (6, 7); seed 2 begins at 8
+    assert instances(tmp_path, "validation", 2) == pytest.approx({8: 0.05, 9: 0.25, 10: 0.45, 11: 0.65})
+    assert instances(tmp_path, "noise", 0) == {}
+
+
+def best_of(values):
+    found = optuna.create_study(direction="maximize")
+    mean = sum(values.values()) / len(values)
+    found.add_trial(create_trial(value=mean, params={}, distributions={}, intermediate_values=values))
+    return found
+
+
+def test_a_point_is_given_up_from_six_instances_on_only_when_it_is_worse_on_the_same_ones():
+    hard = {number: 0.1 * number for number in range(8)}  # instances differ much more than points do
+    best = best_of(hard)
+    below = {number: value - 0.01 for number, value in hard.items()}
+    assert is_worse(best, {number: below[number] for number in range(6)})  # p = 1/64
+    assert not is_worse(best, {number: below[number] for number in range(5)})
+    assert not is_worse(best, {number: value + 0.01 for number, value in hard.items()})
+    mixed = {number: value + (0.01 if number % 2 else -0.01) for number, value in hard.items()}
+    assert not is_worse(best, mixed)
+    assert not is_worse(optuna.create_study(direction="maximize"), below)
+
+
+def test_one_seed_gives_too_few_instances_to_give_a_point_up(tmp_path):
+    with search(tmp_path, points=4, seeds=3) as source:
+        order = run(source)
+    runs = {arm: sum(name == arm for name, _ in order) for arm, _ in order}
+    pruned = [point["arm"] for point in ledger(tmp_path) if point["state"] == "pruned"]
+    # the fake scores have no noise: whoever is below the best so far is pruned, after two seeds and not after one
+    assert pruned and {runs[arm] for arm in pruned} == {2}
+    assert {runs[arm] for arm in runs if arm not in pruned} == {3}
+    found = {trial.user_attrs["point"]: trial for trial in study(tmp_path).trials}
+    assert all(found[arm].state == TrialState.PRUNED and len(found[arm].intermediate_values) == 8 for arm in pruned)
+    plan = json.loads((tmp_path / "search" / "plan.json").read_text())
+    assert {entry["arm"] for entry in plan["trials"] if entry["pruned"]} == set(pruned)
+
+    (tmp_path / "search" / "points.log").unlink()
+    with search(tmp_path, points=4, seeds=3) as source:
+        assert source.is_exhausted and run(source) == []
+    again = {trial.user_attrs["point"]: trial for trial in study(tmp_path).trials}
+    for arm, trial in found.items():
+        same = again[arm]
+        assert (same.state, same.value, same.params) == (trial.state, trial.value, trial.params)
+        assert same.intermediate_values == trial.intermediate_values
