@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,12 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def typed(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `plain`. Raises ValueError for a setting that is not, or no longer, there."""
-    return {name: typed_value(name, value) for name, value in overrides.items()}
+    return {name: _typed(name, json.dumps(value)) for name, value in overrides.items()}
+
+
+@lru_cache(maxsize=4096)
+def _typed(name: str, text: str) -> Any:  # a search asks for its points' settings again and again
+    return typed_value(name, json.loads(text))
 
 
 def with_points(sweep: Sweep, record: Record) -> Sweep:

@@ -75,6 +75,7 @@ class Search:
         self.ledger = Ledger(self._folder, sweep, settings)
         self._fixed, self._all = deque(fixed), {trial.trial_id: trial for trial in fixed}
         self._made: dict[tuple[str, int], Trial] = {}
+        self._felt: dict[str, str] = {}  # arm -> what its settings come to
         self._scored: dict[str, tuple[float | None, dict[int, float]]] = {}
         self._taken: dict[str, str] = {}  # trial id -> arm of the point, until it ended
         self._started: set[str] = set()
@@ -189,9 +190,10 @@ class Search:
         """The next point, in the ledger; None where the space holds no other."""
         number = len(record.points)
         arm = arm_name(number)
-        known = {felt_settings(arm_config(with_points(self._sweep, record), name, 0, self._settings))
-                 for name in (*self._sweep.arms, *(point.arm for point in record.points))}  # fmt: skip
         names = [point.arm for point in record.points]
+        for known in {*self._sweep.arms, *names} - set(self._felt):
+            config = arm_config(with_points(self._sweep, record), known, 0, self._settings)
+            self._felt[known] = felt_settings(config)
         for attempt in range(ATTEMPTS):
             choice = self._study.adopt(names, arm) or self._study.ask(arm, number, attempt, self._sampler)
             overrides = plain(self._space.settings(choice))
@@ -202,7 +204,7 @@ class Search:
             except ValueError:  # somebody enqueued a choice outside the space
                 self._study.reject(arm)
                 continue
-            if felt_settings(config) not in known:
+            if felt_settings(config) not in self._felt.values():
                 record.points.append(point)
                 return point
             self._study.reject(arm)
@@ -237,6 +239,7 @@ class Search:
 
     def _row(self, point: Point, progress: Progress) -> Row:
         is_whole = point.state == OPEN and progress.next_trial is None and None not in progress.scores.values()
+        facts = {"settings": describe(point.overrides), "seeds": len(progress.scores), "reason": point.reason}
         return Row(
             arm=point.arm,
             choice=point.choice,
@@ -244,7 +247,7 @@ class Search:
             value=progress.mean if is_whole else None,
             instances=progress.instances,
             asked=point.asked,
-            facts={**point.overrides, "seeds": len(progress.scores), "reason": point.reason},
+            facts=facts if is_whole or point.state != OPEN else {},
         )
 
     def best(self) -> tuple[Point, list[float]] | None:
@@ -275,3 +278,8 @@ class Search:
             write_plan(self._name, sweep, trials, self._settings, self._results, self._note)
             mark_points(self._folder, marks)
             self._planned = state
+
+
+def describe(overrides: Mapping[str, Any]) -> str:
+    """The settings of a point in a line."""
+    return ", ".join(f"{name} {value}" for name, value in overrides.items())
