@@ -170,9 +170,9 @@ def test_bad_words_end_with_code_2_before_torch_is_loaded():
 import sys
 from saei.cli import run_main
 from sweeps.run import main
-bad = ["", "tsec_rato", "status", "logs", "cancel", "why", "diff", "tsec_ratio --only grop", "tsec_ratio --jobs 0",
-       "tsec_ratio --on cloud", "tsec_ratio --sedes 3", "step_size --set view.step_size=3", "collapse --demo",
-       "tsec_ratio --set view.step_size=-2/255", "tsec_ratio --set optim.lrr=1", "tsec_ratio --set seed=3"]
+bad = ["", "tsec_rato", "status nothing", "logs", "cancel", "why", "diff", "tsec_ratio --only grop",
+       "tsec_ratio --jobs 0", "tsec_ratio --on cloud", "tsec_ratio --sedes 3", "step_size --set view.step_size=3",
+       "collapse --demo", "tsec_ratio --set view.step_size=-2/255", "tsec_ratio --set optim.lrr=1", "tsec_ratio --set seed=3"]
 for words in bad:
     try:
         code = run_main(lambda: main(words.split()))
@@ -183,7 +183,7 @@ assert "torch" not in sys.modules
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    for sentence in ("did you mean tsec_ratio?", "'why' is reserved", "did you mean grpo?", "did you mean optim.lr?"):
+    for sentence in ("did you mean tsec_ratio?", "did you mean grpo?", "did you mean optim.lr?"):
         assert sentence in ended.stderr, sentence
     assert "write 2/255" in ended.stderr  # the paper's -2/255
 

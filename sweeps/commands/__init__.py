@@ -11,6 +11,10 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "status": "sweeps.commands.status:main",
+    "logs": "sweeps.commands.logs:main",
+    "why": "sweeps.commands.why:main",
+    "cancel": "sweeps.commands.cancel:main",
+    "diff": "sweeps.commands.diff:main",
 }
 
 

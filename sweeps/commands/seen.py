@@ -88,7 +88,7 @@ def surroundings(results: Path, entries: Iterable[Entry], queue: Queue | None = 
     tickets: dict[str, Ticket] = {}
     present = _ticket_names(results)
     for key in {entry.trial_id for entry in entries} & present:
-        ticket = _ticket(results, key)
+        ticket = ticket_of(results, key)
         if ticket is not None:
             tickets[key] = ticket
     if queue is None:
@@ -104,7 +104,8 @@ def _ticket_names(results: Path) -> set[str]:
         return set()
 
 
-def _ticket(results: Path, key: str) -> Ticket | None:
+def ticket_of(results: Path, key: str) -> Ticket | None:
+    """The trial's ticket; None where there is none that can be read."""
     try:
         return read_ticket(results, key)
     except ValueError:  # bytes that are no text

@@ -1,0 +1,143 @@
+"""`run.py why TRIAL`: how it ended, or why it does not run, and what to do about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from saei import schema
+from saei.cli import checked_command_line
+from sweeps.commands.find import find_trial
+from sweeps.commands.reasons import plain_reason
+from sweeps.commands.recorded import read_tree
+from sweeps.commands.seen import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    MISSING,
+    PRUNED,
+    QUEUED,
+    STALE_S,
+    STOPPED,
+    SUBMITTED,
+    Seen,
+    Surroundings,
+    see,
+    surroundings,
+)
+from sweeps.commands.shown import print_lines, short
+from sweeps.commands.stderr import last_lines, stderr_files
+from sweeps.judging import from_run_directory
+from sweeps.outcome import Kind, Outcome
+
+ERROR_LINES = 12
+
+
+@tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WhyCommand:
+    """How a trial ended, or why it does not run, and the likely cure. Reads only."""
+
+    trial: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TRIAL")]
+    """Its id or the beginning of it, arm-s0, sweep/arm-s0, or the path of the run directory."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Folder of all results."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    command = checked_command_line(WhyCommand, arguments, prog="python sweeps/run.py why")
+    entry = find_trial(command.trial, command.results)
+    around = surroundings(command.results, [entry])
+    one = see([entry], around)[0]
+    print_lines([_head(one), *(f"  {line}" for line in _body(one, around)), *_earlier(one), *_next(one)])
+    return 0
+
+
+def _head(one: Seen) -> str:
+    entry = one.entry
+    step = (
+        f" at step {one.step} of {one.steps}" if one.step is not None and one.state not in (MISSING, FINISHED) else ""
+    )
+    age = f", last sign {short(one.age_s)} ago" if one.age_s is not None else ""
+    where = f" ({one.where})" if one.where else ""
+    return f"{entry.sweep}/{entry.name} ({entry.trial_id}): {one.state}{step}{where}{age}"
+
+
+def _body(one: Seen, around: Surroundings) -> list[str]:
+    """What happened, the cure, the last lines of the error; sentences."""
+    if one.state == FINISHED:
+        scores = read_tree(one.folder / schema.DONE_FILE).get("scores")
+        shown = [f"{name} {value:.3f}" for name, value in (scores if isinstance(scores, dict) else {}).items()
+                 if isinstance(value, float) and "/mean@" in name]  # fmt: skip
+        return [f"its run is in {one.folder}", *([", ".join(shown)] if shown else [])]
+    if one.state == PRUNED:
+        return ["the search gave this point up: it was worse than the best one; it enters no verdict"]
+    if one.state == QUEUED and one.job is not None:
+        means, cure = plain_reason(one.job.reason, one.job.job, one.entry.sweep)
+        return [f"job {one.job.job} waits: {means}", *([f"cure: {cure}"] if cure else [])]
+    if one.state == SUBMITTED:
+        problem = around.queue.problem or "it is being submitted"
+        return [f"a job was asked for {short(around.now - one.ticket.submitted)} ago: {problem}"] if one.ticket else []
+    if one.is_active:
+        return _of_running(one)
+    return _of_ended(one)
+
+
+def _of_running(one: Seen) -> list[str]:
+    lines = [f"it is at work; python sweeps/run.py logs {one.entry.sweep}/{one.entry.name} --follow shows its log"]
+    if one.left_s is not None:
+        lines.append(f"about {short(one.left_s)} left, evaluations included where it has run long enough to tell")
+    if (one.age_s or 0.0) > STALE_S:
+        lines.append(
+            f"no sign of life for {short(one.age_s)}, while its process or job still lives: a very long step, or it "
+            "hangs; if nothing changes, stop it and launch again: python sweeps/run.py cancel "
+            f"{one.entry.sweep} {one.entry.name}"
+        )
+    return lines
+
+
+def _of_ended(one: Seen) -> list[str]:
+    """From the run directory and standard error, and from what the runner noted on the ticket."""
+    files = stderr_files(one)
+    path, since = files[0] if files else (None, 0.0)
+    if one.state == MISSING and path is None:
+        return ["it has not been started"]
+    outcome = from_run_directory(one.folder, stderr=path, since=since)
+    noted = _noted(one)
+    if outcome.kind in (Kind.KILLED, Kind.NEVER_STARTED) and noted:
+        outcome = Outcome(kind=outcome.kind, sentence=noted, cure=outcome.cure, log=outcome.log)
+    lines = [f"{outcome.kind}: {outcome.sentence}".rstrip(": ") if outcome.sentence else str(outcome.kind)]
+    if outcome.cure:
+        lines.append(f"cure: {outcome.cure}")
+    log = Path(outcome.log) if outcome.log else one.folder / schema.LOG_FILE
+    words = last_lines(log, ERROR_LINES)
+    if words and outcome.kind not in (Kind.INTERRUPTED, Kind.CANCELLED):
+        lines += [f"the last lines of {log}:", *(f"  {line}" for line in words)]
+    return lines
+
+
+def _noted(one: Seen) -> str:
+    """What the runner learnt from Slurm about the last attempt."""
+    last = one.ticket.earlier[-1] if one.ticket is not None and one.ticket.closed and one.ticket.earlier else {}
+    return str(last.get("sentence") or "") if isinstance(last, dict) else ""
+
+
+def _earlier(one: Seen) -> list[str]:
+    attempts = [tree for tree in one.ticket.earlier if isinstance(tree, dict)] if one.ticket is not None else []
+    lines = []
+    for tree in attempts:
+        told = f": {tree['sentence']}" if tree.get("sentence") else ""
+        lines.append(f"  job {tree.get('job') or '?'}: {tree.get('kind', '?')}{told}")
+    return ["earlier attempts:", *lines] if lines else []
+
+
+def _next(one: Seen) -> list[str]:
+    on = " --on slurm" if one.ticket is not None else ""
+    launch = f"python sweeps/run.py {one.entry.sweep}{on}"
+    if one.state in (STOPPED, CANCELLED):
+        return [f"next: {launch} continues it from step {one.step or 0}"]
+    if one.state == FAILED:
+        return [f"next: when the cause is mended, {launch} continues it from step {one.step or 0}"]
+    return [f"next: {launch} starts it"] if one.state == MISSING else []
