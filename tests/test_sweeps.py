@@ -172,7 +172,8 @@ from saei.cli import run_main
 from sweeps.run import main
 bad = ["", "tsec_rato", "status nothing", "logs", "cancel", "why", "diff", "tsec_ratio --only grop",
        "tsec_ratio --jobs 0", "tsec_ratio --on cloud", "tsec_ratio --sedes 3", "step_size --set view.step_size=3",
-       "collapse --demo", "tsec_ratio --set view.step_size=-2/255", "tsec_ratio --set optim.lrr=1", "tsec_ratio --set seed=3"]
+       "collapse --demo", "tsec_ratio --set view.step_size=-2/255", "tsec_ratio --set optim.lrr=1",
+       "tsec_ratio --set seed=3"]
 for words in bad:
     try:
         code = run_main(lambda: main(words.split()))
