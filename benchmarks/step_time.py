@@ -18,15 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import AdamW
 
+from saei.batches import problem_batches
 from saei.cli import run_main
-from saei.config import with_overrides
-from saei.data import load_problems
+from saei.config import Config, with_overrides
+from saei.data import ProblemSet, load_problems
 from saei.options import preset_or_refusal
 from saei.policy import load_policy
 from saei.presets import preset
 from saei.recorder import Recorder
 from saei.reward import Scorer
-from saei.train import Run, problem_batches, train_step
+from saei.train import Run, train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,10 @@ class Settings:
     """CPU threads of torch."""
     out: str = ""
     """Write the figures to this JSON file."""
+
+
+def _training(config: Config) -> ProblemSet:
+    return load_problems(config.data, config.data.train_split)
 
 
 def main(settings: Settings) -> None:
@@ -59,7 +64,7 @@ def main(settings: Settings) -> None:
             reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
             runs[name] = Run(config, policy, reference, optimizer, Scorer(config.reward), recorder)
         batches = {
-            name: problem_batches(run, load_problems(run.config.data, run.config.data.train_split))
+            name: problem_batches(run.policy, run.recorder, _training(run.config), run.config)
             for name, run in runs.items()
         }
         for step in range(settings.steps + 1):

@@ -14,6 +14,7 @@ from functools import partial
 
 from saei.config import Config
 from saei.data.problem_set import ProblemSet
+from saei.distributed import ALONE, World
 from saei.graders.extract import boxed_answer
 from saei.order import problem_indices
 from saei.policy import Policy
@@ -59,15 +60,19 @@ def same_answer(problem: Problem, one: str, other: str) -> bool:
     return all(grade(a, replace(problem, answer=b)) is True for a, b in ((one, other), (other, one)))
 
 
-def measure(policy: Policy, problems: Sequence[Problem], config: Config) -> list[float]:
+def measure(policy: Policy, problems: Sequence[Problem], config: Config, world: World = ALONE) -> list[float]:
     """Semantic entropy of each problem in nats: `data.curriculum_samples` completions of the policy as it is, sampled
     as rollouts are (temperature, top-p, length), under noise of their own.
     """
+    return world.gathered(_measure(policy, problems, world.share(range(len(problems))), config))
+
+
+def _measure(policy: Policy, problems: Sequence[Problem], numbers: Sequence[int], config: Config) -> list[float]:
     rollout, count = config.rollout, config.data.curriculum_samples
     entropies: list[float] = []
     together = max(1, rollout.batch_rows // count)
-    for first in range(0, len(problems), together):
-        batch = problems[first : first + together]
+    for first in range(0, len(numbers), together):
+        batch = [problems[number] for number in numbers[first : first + together]]
         prompts = [policy.encode(problem) for problem in batch]
         sampled = sample(
             policy,
@@ -129,19 +134,20 @@ class MeasuredOrder:
     seconds: float
 
 
-def measured_order(policy: Policy, training: ProblemSet, config: Config) -> MeasuredOrder:
-    """`curriculum_order` with its cost."""
+def measured_order(policy: Policy, training: ProblemSet, config: Config, world: World = ALONE) -> MeasuredOrder:
+    """`curriculum_order` with its cost, that of all processes."""
     started, forward, generated = time.perf_counter(), policy.tokens_forward, policy.tokens_generated
-    order = curriculum_order(policy, training, config)
+    order = curriculum_order(policy, training, config, world)
+    forward, generated = world.sums(policy.tokens_forward - forward, policy.tokens_generated - generated)
     return MeasuredOrder(
         order=order,
-        tokens_generated=policy.tokens_generated - generated,
-        tokens_forward=policy.tokens_forward - forward,
+        tokens_generated=generated,
+        tokens_forward=forward,
         seconds=time.perf_counter() - started,
     )
 
 
-def curriculum_order(policy: Policy, training: ProblemSet, config: Config) -> list[int]:
+def curriculum_order(policy: Policy, training: ProblemSet, config: Config, world: World = ALONE) -> list[int]:
     """Problem indices of all steps of the run: those of the plain order (`saei.order`), in stages.
 
     The policy must be the initial one. The order is a function of it and of the settings.
@@ -150,6 +156,6 @@ def curriculum_order(policy: Policy, training: ProblemSet, config: Config) -> li
     visits = [i for step in range(config.steps) for i in problem_indices(config.seed, step, per_step, len(training))]
     distinct = list(dict.fromkeys(visits))
     problems = ProblemSet(split=training.split, size=len(distinct), problem_at=lambda k: training[distinct[k]])
-    entropy_of = dict(zip(distinct, measure(policy, problems, config), strict=True))
+    entropy_of = dict(zip(distinct, measure(policy, problems, config, world), strict=True))
     order = staged(visits, [entropy_of[i] for i in visits], config.data.curriculum_stages)
     return without_repeats(order, per_step)

@@ -22,6 +22,7 @@ import torch
 from saei.cli import bad_input, checked_command_line, run_main
 from saei.config import Config, DataConfig, EvalConfig, ModelConfig, RewardConfig, RolloutConfig
 from saei.data import ProblemSet, load_problems
+from saei.distributed import ALONE, World
 from saei.metrics import storable
 from saei.policy import Policy, load_policy
 from saei.recorder import ARROW_SCHEMAS, write_atomically
@@ -81,24 +82,29 @@ def evaluate_split(
     split: str,
     step: int,
     seen: Sequence[ByteImages] | None = None,
+    world: World = ALONE,
 ) -> list[dict[str, Any]]:
     """Rows of the `eval` table: `config.eval.samples` sampled completions and a greedy one per problem.
 
     Sampling is at temperature 1 without top-p, whatever the rollouts use; `step` is what the rows are labelled with.
-    `seen` are the images that the policy is shown in place of the problems' own, after the resize.
+    `seen` are the images that the policy is shown in place of the problems' own, after the resize. The processes of
+    `world` evaluate a share of the problems each.
     """
     rows: list[dict[str, Any]] = []
-    prompts = [policy.encode(problem) for problem in problems]
-    images = [prompt.images for prompt in prompts] if seen is None else seen
+    mine = world.share(problems)
+    prompts = [policy.encode(problem) for problem in mine]
+    images = [prompt.images for prompt in prompts] if seen is None else world.share(seen)
     for decoding in (SAMPLED, GREEDY):
         completions = evaluation_completions(policy, prompts, images, config, decoding=decoding)
-        flat = [(problem, one) for problem, group in zip(problems, completions, strict=True) for one in group]
+        flat = [(problem, one) for problem, group in zip(mine, completions, strict=True) for one in group]
         texts = [policy.decode(completion.token_ids) for _, completion in flat]
         grades = scorer.grade(texts, [problem for problem, _ in flat])
-        rows += [
-            _row(problem, completion, text, grade, decoding=decoding, split=split, step=step)
-            for (problem, completion), text, grade in zip(flat, texts, grades, strict=True)
-        ]
+        rows += world.gathered(
+            [
+                _row(problem, completion, text, grade, decoding=decoding, split=split, step=step)
+                for (problem, completion), text, grade in zip(flat, texts, grades, strict=True)
+            ]
+        )
     return rows
 
 

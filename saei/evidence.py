@@ -14,6 +14,7 @@ from torch import Tensor
 from saei.config import Config
 from saei.control import CONTROLS
 from saei.credit import update_batches
+from saei.distributed import ALONE, World
 from saei.make_view import other_images
 from saei.policy import Policy
 from saei.rollout import GroupsInProgress, Key
@@ -74,14 +75,22 @@ def train_batch(groups: Sequence[Group], train_view: str) -> TrainBatch:
     return TrainBatch(requests=requests, rollouts=rollouts)
 
 
-def score_rollouts(policy: Policy, groups: Sequence[Group], config: Config) -> dict[Key, TokenScores]:
+def share_of(groups: Sequence[Group], world: World) -> list[Group]:
+    """The groups that this process scores: neighbours, as many tokens as any other's as nearly as it goes."""
+    tokens = [len(group.prompt.token_ids) + sum(len(r.token_ids) for r in group.rollouts) for group in groups]
+    return world.share(groups, tokens)
+
+
+def score_rollouts(
+    policy: Policy, groups: Sequence[Group], config: Config, world: World = ALONE
+) -> dict[Key, TokenScores]:
     """Log-probs and entropies of every completion on the image of `train_view`, without gradient."""
-    batch = train_batch(groups, config.loss.train_view)
+    batch = train_batch(share_of(groups, world), config.loss.train_view)
     with torch.no_grad():
         scores = policy.score(
             batch.requests, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
         )
-    return _by_key(batch, scores)
+    return _by_key(batch, scores, world)
 
 
 def gather_evidence(
@@ -94,15 +103,19 @@ def gather_evidence(
     step: int,
     state: RunState,
     view_strength: float = 1.0,
+    world: World = ALONE,
 ) -> dict[Key, Evidence]:
-    """Old and reference log-probs, token selection, advantage shaping and control weight of every completion."""
+    """Old and reference log-probs, token selection, advantage shaping and control weight of every completion.
+
+    The processes of `world` score a share of the groups each.
+    """
     own: dict[Key, TokenScores]
     pairs: dict[Key, PairScores] = {}
     if _reads_pairs(config):
-        own, pairs = _score_pairs(policy, groups, config, step)
+        own, pairs = _score_pairs(policy, groups, config, step, world)
     else:
-        own = score_rollouts(policy, groups, config)
-    references = score_rollouts(reference, groups, config) if reference else {}
+        own = score_rollouts(policy, groups, config, world)
+    references = score_rollouts(reference, groups, config, world) if reference else {}
     weights = _control_weights(groups, progress, config, state)
     evidence = {
         key: Evidence(
@@ -126,9 +139,9 @@ def _reads_pairs(config: Config) -> bool:
 
 
 def _score_pairs(
-    policy: Policy, groups: Sequence[Group], config: Config, step: int
+    policy: Policy, groups: Sequence[Group], config: Config, step: int, world: World
 ) -> tuple[dict[Key, TokenScores], dict[Key, PairScores]]:
-    batch = train_batch(groups, config.loss.train_view)
+    batch = train_batch(share_of(groups, world), config.loss.train_view)
     others = [
         other_images(request.prompt, request.images, [rollout.index for rollout in same], config, step)  # pyright: ignore[reportArgumentType]  (rollouts hold bytes)
         for request, same in zip(batch.requests, batch.rollouts, strict=True)
@@ -136,16 +149,18 @@ def _score_pairs(
     scored = policy.score_pairs(
         batch.requests, others, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
     )
-    both = _by_key(batch, scored)
+    both = _by_key(batch, scored, world)
     return {key: own for key, (own, _) in both.items()}, {key: pair for key, (_, pair) in both.items()}
 
 
-def _by_key(batch: TrainBatch, scores: Sequence[Sequence]) -> dict:
-    return {
-        rollout.key: score
+def _by_key(batch: TrainBatch, scores: Sequence[Sequence], world: World) -> dict:
+    """The scores of all processes; `batch` and `scores` are those of this one."""
+    mine = [
+        (rollout.key, score)
         for same, of_request in zip(batch.rollouts, scores, strict=True)
         for rollout, score in zip(same, of_request, strict=True)
-    }
+    ]
+    return dict(world.gathered(mine))
 
 
 def _control_weights(

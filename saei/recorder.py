@@ -17,12 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt8
+from PIL import Image
 
 from saei import control, curriculum, schema, shaping
 from saei.cli import BadInput
 from saei.config import Config, to_dict
+from saei.distributed import ALONE, World
 from saei.identity import trial_id, trial_identity
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
@@ -73,6 +77,23 @@ def left_clean(folder: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def claimed(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run directory `folder`, which is made, for all processes of the trial: the writer holds it.
+
+    Raises RunBusy when another trial's process does, BadInput where there can be no such folder.
+    """
+    if not world.is_writer:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"out: {folder} cannot be made a folder ({error.strerror}); choose another --out") from error
+    with run_lock(folder), left_clean(folder):
+        yield
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename over it: readers see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -109,11 +130,13 @@ def reconstructions(config: Config) -> list[str]:
 class Recorder:
     """Writes one run directory. `open_part` starts a new step range; `add` and `flush` fill it.
 
-    Raises ValueError for a directory that holds another trial.
+    What is read from the directory is read by the writer of `world` and told to the others. Raises ValueError for a
+    directory that holds another trial.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, world: World = ALONE) -> None:
         self.config = config
+        self.world = world
         self.folder = Path(config.out)
         self.trial_id = trial_id(config)
         self._range = (0, 0)
@@ -208,11 +231,17 @@ class Recorder:
         Raises RuntimeError where the run has `begun` and the file is gone.
         """
         path = self.folder / name
-        if not path.exists():
+        if not self.world.from_writer(path.exists()):
             if begun:
                 raise RuntimeError(f"{path} is gone, and only the initial policy could make it again: begin anew")
-            write_json(path, {"content": make()})
-        return json.loads(path.read_text())["content"]
+            content = make()  # by all processes together
+            if self.world.is_writer:
+                write_json(path, {"content": content})
+        return self.world.from_writer(json.loads(path.read_text())["content"] if self.world.is_writer else None)
+
+    def picture(self, name: str, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Write a PNG of this name."""
+        Image.fromarray(pixels).save(self.folder / schema.IMAGES_FOLDER / name)
 
     def alarms(self, alarms: list[dict[str, Any]]) -> None:
         """Replace `alarms.json`; what was not in it before also goes to the log."""
@@ -255,7 +284,38 @@ class Recorder:
 
     def final_scores(self) -> dict[str, float]:
         """The scores of a finished run."""
-        return json.loads((self.folder / schema.DONE_FILE).read_text())["scores"]
+        sealed = self.folder / schema.DONE_FILE
+        return self.world.from_writer(json.loads(sealed.read_text())["scores"] if self.world.is_writer else {})
 
     def is_done(self) -> bool:
-        return (self.folder / schema.DONE_FILE).exists()
+        return self.world.from_writer((self.folder / schema.DONE_FILE).exists())
+
+
+class SilentRecorder(Recorder):
+    """The recorder of a process that is not the writer: it leaves the run directory alone."""
+
+    def _refuse_another_trial(self) -> None: ...
+
+    def claim(self) -> None: ...
+
+    def forget_from(self, step: int) -> None: ...
+
+    def add(self, table: str, rows: list[dict[str, Any]]) -> None: ...
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return []
+
+    def picture(self, name: str, pixels: UInt8[np.ndarray, "height width 3"]) -> None: ...
+
+    def alarms(self, alarms: list[dict[str, Any]]) -> None: ...
+
+    def status(self, state: str, *, step: int, message: str = "", **values: Any) -> None: ...
+
+    def log(self, line: str) -> None: ...
+
+    def done(self, scores: dict[str, float]) -> None: ...
+
+
+def recorder_of(config: Config, world: World) -> Recorder:
+    """The recorder of this process. Raises ValueError as `Recorder` does."""
+    return Recorder(config, world) if world.is_writer else SilentRecorder(config, world)

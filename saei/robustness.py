@@ -27,6 +27,7 @@ from saei.config import (
     ViewConfig,
 )
 from saei.data import load_problems
+from saei.distributed import ALONE, World
 from saei.evaluate import (
     EvaluateConfig,
     check_model_folder,
@@ -99,7 +100,9 @@ def attacker_config(config: Config, attack: str, level: float) -> Config:
     )
 
 
-def clean_completions(policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config) -> GroupsInProgress:
+def clean_completions(
+    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config, world: World = ALONE
+) -> GroupsInProgress:
     """What an attacker may read: the sampled completions of the clean evaluation, graded."""
     progress = GroupsInProgress.begin(policy, problems)
     images = [prompt.images for prompt in progress.prompts]
@@ -117,7 +120,7 @@ def clean_completions(policy: Policy, scorer: Scorer, problems: Sequence[Problem
             )
             for completion in group
         ]
-    grade_view(scorer, progress, "clean", config)
+    grade_view(scorer, progress, "clean", config, world)
     return progress
 
 
@@ -131,32 +134,39 @@ def attacked_images(
 
 
 def evaluate_under_attacks(
-    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config, step: int
+    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config, step: int, world: World = ALONE
 ) -> list[dict[str, Any]]:
     """Rows of the `eval` table for every attack of `eval.attacks` at every size of `eval.attack_levels`.
 
     `problems` are cut to the first `eval.attack_problems`; the splits are called `test@egas:4` and so on. At size 0 the
     completions are those of the clean evaluation, token for token. Raises ValueError as `check_attacks` does.
     """
-    results = by_attack(policy, scorer, problems, config, split=config.data.test_split, step=step)
+    results = by_attack(policy, scorer, problems, config, split=config.data.test_split, step=step, world=world)
     return [row for rows, _ in results for row in rows]
 
 
 def by_attack(
-    policy: Policy, scorer: Scorer, problems: Sequence[Problem], config: Config, *, split: str, step: int
+    policy: Policy,
+    scorer: Scorer,
+    problems: Sequence[Problem],
+    config: Config,
+    *,
+    split: str,
+    step: int,
+    world: World = ALONE,
 ) -> list[tuple[list[dict[str, Any]], list[AttackRow]]]:
     """(rows, ledger) of every attack at every size, attack by attack, in the order of the settings."""
     settings = config.eval
     check_attacks(settings.attacks, settings.attack_levels)
     chosen = problems[: settings.attack_problems]
-    progress = clean_completions(policy, scorer, chosen, config)
+    progress = clean_completions(policy, scorer, world.share(chosen), config, world)
     results = []
     for attack in settings.attacks:
         for level in settings.attack_levels:
             images, ledger = attacked_images(policy, progress, attack, level, config)
-            name = f"{split}@{attack}:{level:g}"
-            rows = evaluate_split(policy, scorer, chosen, config, split=name, step=step, seen=images)
-            results.append((rows, ledger))
+            name, seen = f"{split}@{attack}:{level:g}", world.gathered(images)
+            rows = evaluate_split(policy, scorer, chosen, config, split=name, step=step, seen=seen, world=world)
+            results.append((rows, world.gathered(ledger)))
     return results
 
 

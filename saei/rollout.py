@@ -5,12 +5,13 @@ Which image a completion was sampled on is a field of the rollout, never a side 
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from saei.config import Config
+from saei.distributed import ALONE, World
 from saei.overlong import overlong_penalty
 from saei.policy import Policy
 from saei.reward import Grade, Scorer, check_failures
@@ -75,12 +76,25 @@ class GroupsInProgress:
         ]
 
 
+def everyones(progress: GroupsInProgress, problems: Sequence[Problem], world: World) -> GroupsInProgress:
+    """The groups of all processes: of `problems`, of which each process rolled out its share, in order."""
+    if world.size == 1:
+        return progress
+    whole = GroupsInProgress()
+    for part in world.gathered([replace(progress, problems=[])]):  # every process has the problems
+        whole.extend(part)
+    whole.problems = list(problems)
+    order = {view: number for number, view in enumerate(whole.images)}
+    whole.ledger.sort(key=lambda row: order[row.view])
+    return whole
+
+
 def sample_view(policy: Policy, progress: GroupsInProgress, view: str, count: int, config: Config, step: int) -> None:
     """Sample `count` more completions of every problem, seeing the input of `view`.
 
     The noise key is the completion's number in its group, without the view: arms of a sweep are paired.
     """
-    first = len(progress.rollouts[0])
+    first = len(progress.rollouts[0]) if progress.rollouts else 0
     requests = view_requests(progress, view, range(first, first + count))
     sampled = _sample(policy, [r for group in requests for r in group], config, config.seed, "sampling", step)
     answers = iter(zip([r for group in requests for r in group], sampled, strict=True))
@@ -117,8 +131,11 @@ def view_requests(progress: GroupsInProgress, view: str, indices: Sequence[int])
     return requests
 
 
-def grade_view(scorer: Scorer, progress: GroupsInProgress, view: str, config: Config) -> None:
-    """Grade the completions of `view`. Raises GraderFailure when too many of them could not be graded."""
+def grade_view(scorer: Scorer, progress: GroupsInProgress, view: str, config: Config, world: World = ALONE) -> None:
+    """Grade the completions of `view`.
+
+    Raises GraderFailure when too many of them, those of all processes together, could not be graded.
+    """
     graded = [
         (problem, rollout)
         for problem, rollouts in zip(progress.problems, progress.rollouts, strict=True)
@@ -127,7 +144,7 @@ def grade_view(scorer: Scorer, progress: GroupsInProgress, view: str, config: Co
     ]
     texts = [rollout.text for _, rollout in graded]
     grades = scorer.grade(texts, [problem for problem, _ in graded])
-    check_failures(grades, texts, config.reward.max_failure_share)
+    check_failures(world.gathered(grades), world.gathered(texts), config.reward.max_failure_share)
     for (_, rollout), grade in zip(graded, grades, strict=True):
         penalty = overlong_penalty(
             len(rollout.token_ids),
@@ -141,7 +158,7 @@ def grade_view(scorer: Scorer, progress: GroupsInProgress, view: str, config: Co
 
 
 def measure_fresh(
-    policy: Policy, progress: GroupsInProgress, config: Config, step: int
+    policy: Policy, progress: GroupsInProgress, config: Config, step: int, world: World = ALONE
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """(view, problem_id) -> token entropy of fresh completions on the clean and on the moved input, same noise.
 
@@ -157,24 +174,30 @@ def measure_fresh(
     for view, count in config.group_plan():
         if view not in moved_views:
             continue
-        clean = fresh_entropies(policy, progress, "clean", count, config, step)
-        moved = fresh_entropies(policy, progress, view, count, config, step)
+        clean = fresh_entropies(policy, progress, "clean", count, config, step, world)
+        moved = fresh_entropies(policy, progress, view, count, config, step, world)
         for prompt, pair in zip(progress.prompts, zip(clean, moved, strict=True), strict=True):
             fresh[view, prompt.problem_id] = pair
     return fresh
 
 
 def fresh_entropies(
-    policy: Policy, progress: GroupsInProgress, view: str, count: int, config: Config, step: int
+    policy: Policy,
+    progress: GroupsInProgress,
+    view: str,
+    count: int,
+    config: Config,
+    step: int,
+    world: World = ALONE,
 ) -> list[float]:
     """Per problem: mean token entropy of `count` completions sampled under `view` with the noise of purpose "fresh"."""
-    requests = view_requests(progress, view, range(count))
+    requests = world.share(view_requests(progress, view, range(count)))
     sampled = iter(_sample(policy, [r for group in requests for r in group], config, config.seed, "fresh", step))
     means = []
     for group in requests:
         completions = [completion for _ in group for completion in next(sampled)]
         means.append(float(torch.cat([completion.sampler_entropy for completion in completions]).mean()))
-    return means
+    return world.gathered(means)
 
 
 def _sample(

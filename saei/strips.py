@@ -1,21 +1,20 @@
 """Image strips: clean | moved | amplified difference, for the eye. Differences are stretched to the full range."""
 
-from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from saei.config import RecordConfig
+from saei.recorder import Recorder
 from saei.rollout import GroupsInProgress
 
 _GAP = 4  # white pixels between the three pictures
 
 
-def save_strips(folder: Path, progress: GroupsInProgress, step: int, record: RecordConfig) -> None:
-    """Write `step-<step>-<view>-<problem>.png` for the step's first problems, if this step is recorded.
+def save_strips(recorder: Recorder, progress: GroupsInProgress, step: int, record: RecordConfig) -> None:
+    """Record `step-<step>-<view>-<problem>.png` for the step's first problems, if this step is recorded.
 
     The first image of the problem, and of its moved ones the first.
     """
@@ -27,7 +26,7 @@ def save_strips(folder: Path, progress: GroupsInProgress, step: int, record: Rec
             : record.strips_per_step
         ]:
             name = f"step-{step:06d}-{view}-{quote(prompt.problem_id, safe='')}.png"
-            Image.fromarray(strip(prompt.images[0], moved[0])).save(folder / name)
+            recorder.picture(name, strip(prompt.images[0], moved[0]))
 
 
 def strip(

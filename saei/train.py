@@ -10,9 +10,9 @@ from the newest checkpoint, and seals the run with `DONE`.
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,29 @@ from torch.optim import AdamW, Optimizer
 
 from saei import schema
 from saei.back_off import back_off
+from saei.batches import problem_batches
 from saei.checkpoint import Cursor, checkpoints, load_checkpoint, read_cursor, save_checkpoint
-from saei.cli import BadInput, bad_input, run_main
+from saei.cli import bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
 from saei.credit import group_advantages, passing_groups, update_batches
-from saei.curriculum import measured_order
 from saei.data import ProblemSet, load_problems, shifted_splits
 from saei.data.transfer import transfer_sets
 from saei.detectors import detect
+from saei.distributed import ALONE, World
 from saei.environment import environment, other_code
 from saei.evaluate import evaluate_split, evaluation_means, first_problems, scores
 from saei.evidence import gather_evidence
+from saei.joining import joined
 from saei.make_view import make_view
 from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, view_rows
 from saei.options import check_names, train_command_line
 from saei.order import problem_indices
 from saei.policy import Policy, load_policy
-from saei.recorder import Recorder, left_clean, run_lock, write_json
-from saei.refill import refill_indices
+from saei.recorder import Recorder, claimed, recorder_of, write_json
 from saei.reward import Scorer
 from saei.robustness import evaluate_under_attacks
-from saei.rollout import GroupsInProgress, grade_view, measure_fresh, sample_view
+from saei.rollout import GroupsInProgress, everyones, grade_view, measure_fresh, sample_view
 from saei.seeding import torch_generator
 from saei.state import RunState
 from saei.steer import attack_thresholds, remember, shown_strength, view_strength
@@ -53,7 +54,9 @@ from saei.update import UpdateResult, learning_rate, set_learning_rate, update_p
 
 @dataclass(slots=True)
 class Run:
-    """The living parts of one run. `updates` counts optimizer updates; `step` is the loop's own."""
+    """The living parts of one run. `updates` counts optimizer updates; `step` is the loop's own; `world` has the
+    processes that share its computing.
+    """
 
     config: Config
     policy: Policy
@@ -63,6 +66,7 @@ class Run:
     recorder: Recorder
     updates: int = 0
     state: RunState = field(default_factory=RunState)
+    world: World = ALONE
 
 
 def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
 
     `batches` are batches of problems; more than the first is asked for only while the group filter leaves too few.
     """
-    config, policy, state, clock = run.config, run.policy, run.state, Clock()
+    config, policy, state, world, clock = run.config, run.policy, run.state, run.world, Clock()
     start = tokens_spent(run)
     strength = view_strength(config, step, state)
 
@@ -89,13 +93,15 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
     # Now and then, measure the views on fresh completions too: with the weights that they were aimed at.
     before = policy.tokens_forward
     with clock("fresh"):
-        fresh = measure_fresh(policy, progress, config, step)
+        fresh = measure_fresh(policy, progress, config, step, world)
     measured = policy.tokens_forward - before
 
     # 3. With the weights before the step's first update, on the image that `loss.train_view` names: old log-probs, the
     #    tokens that count, the entropy control's weights.
     with clock("old_logprobs"):
-        evidence = gather_evidence(policy, run.reference, groups, advantages, progress, config, step, state, strength)
+        evidence = gather_evidence(
+            policy, run.reference, groups, advantages, progress, config, step, state, strength, world
+        )
 
     # 4. Update. The step's groups are split among its updates, so that later ones are off-policy and clip.
     with clock("update"):
@@ -103,7 +109,9 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         set_learning_rate(run.optimizer, learning_rate(step, config))
         for number, part in enumerate(update_batches(groups, config.optim.updates_per_step)):
             generator = torch_generator(config.seed, "loss", step, number, device=str(policy.device))
-            updates.append(update_policy(policy, run.optimizer, part, evidence, config, generator, first=number == 0))
+            updates.append(
+                update_policy(policy, run.optimizer, part, evidence, config, generator, first=number == 0, world=world)
+            )
     run.updates += sum(not update.skipped for update in updates)
 
     # 5. Record, and let the controllers learn from the step.
@@ -113,8 +121,9 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         run.recorder.add("views", view_rows(step, facts, tuple(schema.VIEWS)))
         run.recorder.add("rollouts", rollout_rows(step, facts))
         run.recorder.add("attacks", attacks)
-        save_strips(run.recorder.folder / schema.IMAGES_FOLDER, progress, step, config.record)
-    forward, backward = tokens_spent(run)
+        save_strips(run.recorder, progress, step, config.record)
+    spent = tokens_spent(run)
+    forward, backward = world.sums(spent[0] - start[0] - measured, spent[1] - start[1])
     row = step_row(
         step,
         facts,
@@ -124,15 +133,17 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         updates=run.updates,
         lr=learning_rate(step, config),
         view_strength=shown_strength(config, strength),
-        tokens_forward=forward - start[0] - measured,
-        tokens_backward=backward - start[1],
+        tokens_forward=forward,
+        tokens_backward=backward,
     )
     remember(state, row["entropy"], evidence, config)
     return row
 
 
 def tokens_spent(run: Run) -> tuple[int, int]:
-    """Token positions so far through a forward pass without, and with, backward; the reference policy's included."""
+    """Token positions so far through a forward pass of this process without, and with, backward; the reference
+    policy's included.
+    """
     reference = run.reference.tokens_forward if run.reference else 0
     return run.policy.tokens_forward + reference, run.policy.tokens_backward
 
@@ -143,16 +154,17 @@ def roll_out(run: Run, problems: Sequence[Problem], step: int, strength: float, 
     A later view may read the completions of earlier ones, and their rewards: an attack moves the image up the entropy
     of the tokens that a selection rule keeps of them.
     """
-    config, policy = run.config, run.policy
-    progress = GroupsInProgress.begin(policy, problems)
+    config, policy, world = run.config, run.policy, run.world
+    progress = GroupsInProgress.begin(policy, world.share(problems))
     for view, count in config.group_plan():
         with clock("attack"):
             make_view(policy, progress, view, count, config, step, strength, attack_thresholds(run.state))
         with clock("sample"):
             sample_view(policy, progress, view, count, config, step)
         with clock("reward"):
-            grade_view(run.scorer, progress, view, config)
-    return progress
+            grade_view(run.scorer, progress, view, config, world)
+    with clock("sample"):  # of the slowest process
+        return everyones(progress, problems, world)
 
 
 def train(config: Config) -> dict[str, float]:
@@ -163,26 +175,25 @@ def train(config: Config) -> dict[str, float]:
     """
     check_names(config)
     torch.set_num_threads(config.threads)
-    try:
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"out: {config.out} cannot be made a folder ({error.strerror}); choose another --out") from error
-    with run_lock(Path(config.out)), left_clean(Path(config.out)), _sigterm_interrupts():
+    with joined() as world, claimed(Path(config.out), world), _sigterm_interrupts():
         with bad_input():
-            recorder = Recorder(config)
+            recorder = recorder_of(config, world)
+        world.agreed(recorder.trial_id, "their settings")
         if recorder.is_done():
             other = other_code(recorder.folder / schema.ENVIRONMENT_FILE)
             told = f" (it ran {other}, not the code of now; delete the folder to run again)" if other else ""
             recorder.log(f"{config.out} is finished; nothing to do{told}")
             return recorder.final_scores()
-        with bad_input():
+        device = world.device(config.model.device)
+        with bad_input(), world.writer_first():
+            model = replace(config.model, device=device)
             training = load_problems(config.data, config.data.train_split)
-            policy = load_policy(config.model, config.data)
+            policy = load_policy(model, config.data)
             problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
             for split in final_splits(config):  # refused now, not after the last step
                 load_problems(config.data, split)
             transfer_sets(config)
-            reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
+            reference = load_policy(model, config.data) if config.loss.kl_coef else None
         recorder.claim()  # only now: settings that cannot be used leave no folder behind that would refuse better ones
         optimizer = AdamW(
             [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
@@ -190,10 +201,11 @@ def train(config: Config) -> dict[str, float]:
             betas=(0.9, config.optim.beta2),
             weight_decay=config.optim.weight_decay,
         )
-        path = recorder.folder / schema.ENVIRONMENT_FILE
-        write_json(path, environment(str(policy.device), path))
+        if world.is_writer:
+            path = recorder.folder / schema.ENVIRONMENT_FILE
+            write_json(path, environment(str(policy.device), path) | {"world_size": world.size})
         with Scorer(config.reward) as scorer:
-            run = Run(config, policy, reference, optimizer, scorer, recorder)
+            run = Run(config, policy, reference, optimizer, scorer, recorder, world=world)
             try:
                 return _train_from(run, training, _resume(run))
             except KeyboardInterrupt:
@@ -211,7 +223,7 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     """The loop: evaluate, step, record, checkpoint; then the final evaluation and `DONE`."""
     config, recorder = run.config, run.recorder
     every = config.checkpoint.every
-    batches_of = problem_batches(run, training)
+    batches_of = problem_batches(run.policy, recorder, training, config)
     for step in range(first, config.steps):
         if step == first or step % every == 0:
             recorder.open_part(step, min((step // every + 1) * every, config.steps) - 1)
@@ -230,8 +242,10 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     final = _final_evaluation(run)
     recorder.flush()
     recorder.alarms(_alarms(run))
-    run.policy.save(recorder.folder / schema.MODEL_FOLDER)
+    if run.world.is_writer:
+        run.policy.save(recorder.folder / schema.MODEL_FOLDER)
     recorder.done(final)
+    run.world.barrier()  # no process has succeeded before the run is sealed
     recorder.status(schema.FINISHED, step=config.steps)
     recorder.log("done: " + ", ".join(f"{name} {value:.3f}" for name, value in final.items() if "/mean@" in name))
     return final
@@ -257,7 +271,7 @@ def _evaluate(run: Run, split: str, count: int, step: int) -> list[dict[str, Any
 
 
 def _evaluate_on(run: Run, problems: Sequence[Problem], split: str, step: int) -> list[dict[str, Any]]:
-    rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step)
+    rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step, world=run.world)
     run.recorder.add("eval", rows)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in scores(rows).items())
     run.recorder.log(f"step {step}: {shown}")
@@ -284,37 +298,10 @@ def _final_evaluation(run: Run) -> dict[str, float]:
         final |= scores(_evaluate_on(run, problems, name, config.steps))
     if config.eval.attacks:
         test = first_problems(load_problems(config.data, config.data.test_split), config.eval.attack_problems)
-        rows = evaluate_under_attacks(run.policy, run.scorer, test, config, config.steps)
+        rows = evaluate_under_attacks(run.policy, run.scorer, test, config, config.steps, run.world)
         run.recorder.add("eval", rows)
         final |= scores(rows)
     return final
-
-
-def problem_batches(run: Run, training: ProblemSet) -> Callable[[int], Iterator[list[Problem]]]:
-    """step -> its batches of problems, lazily: the plan's, then refills, up to `filter.max_batches` in all."""
-    config = run.config
-    size, seed = config.rollout.problems_per_step, config.seed
-    order = None
-    if config.data.curriculum != "none":
-        # measured with the initial policy, so a run that has begun must find it
-        begun = bool(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
-        found = run.recorder.kept(
-            schema.CURRICULUM_FILE, lambda: asdict(measured_order(run.policy, training, config)), begun=begun
-        )
-        order = found["order"]
-
-    def batches(step: int) -> Iterator[list[Problem]]:
-        indices = problem_indices(seed, step, size, len(training)) if order is None else order[step * size :][:size]
-        used = list(indices)
-        yield [training[i] for i in indices]
-        for batch in range(1, config.filter.max_batches):
-            indices = refill_indices(seed, step, batch, size, len(training), used)
-            if not indices:
-                return
-            used += indices
-            yield [training[i] for i in indices]
-
-    return batches
 
 
 def _alarms(run: Run) -> list[dict[str, Any]]:
@@ -325,11 +312,14 @@ def _alarms(run: Run) -> list[dict[str, Any]]:
 
 
 def _checkpoint(run: Run, step: int) -> None:
+    checksum = run.world.agreed(run.policy.checksum(), "the weights")
+    if not run.world.is_writer:
+        return
     cursor = Cursor(
         trial_id=run.recorder.trial_id,
         step=step,
         updates=run.updates,
-        checksum=run.policy.checksum(),
+        checksum=checksum,
         state=run.state.to_dict(),
     )
     folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
@@ -344,7 +334,7 @@ def _kept(recorder: Recorder) -> int:
 
 def _resume(run: Run) -> int:
     """Load the newest checkpoint, forget everything later, and return the step to continue with."""
-    found = checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER)
+    found = run.world.from_writer(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
     step = 0
     if found:
         cursor = load_checkpoint(found[-1], run.policy.model, run.optimizer, trial_id=run.recorder.trial_id)

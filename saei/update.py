@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from saei.config import Config
-from saei.evidence import Evidence, score_rollouts, train_batch
+from saei.distributed import ALONE, World
+from saei.evidence import Evidence, TrainBatch, score_rollouts, share_of, train_batch
 from saei.losses import PICKS, Denominator, LossInputs, total_loss
 from saei.packing import Piece, split_requests
 from saei.policy import Policy
@@ -43,39 +44,66 @@ def update_policy(
     generator: torch.Generator,
     *,
     first: bool,
+    world: World = ALONE,
 ) -> UpdateResult:
     """One optimizer update on `groups`. A non-finite gradient is dropped and reported, never applied.
 
     `first`: no update of this step came before, so the current log-probs are the old ones. `generator` serves losses
-    that pick tokens at random.
+    that pick tokens at random. Each process of `world` computes the gradient of its share; all take the same update.
     """
-    batch = train_batch(groups, config.loss.train_view)
-    micro_batches = split_requests(batch.requests, config.optim.pack_tokens, policy.attention_cost)
-    keys_of = [[batch.rollouts[p.request_index][i].key for p in pieces for i in p.members] for pieces in micro_batches]
-    picked = _pick_from_update(policy, groups, evidence, config, generator, first=first)
-    entropy_grad = any(evidence[key].entropy_weight for keys in keys_of for key in keys)
+    whole = [rollout.key for group in groups for rollout in group.rollouts]
+    count, micro_batches = _micro_batches(policy, groups, config, generator, world)
+    picked = _pick_from_update(policy, groups, evidence, config, generator, first=first, world=world)
+    entropy_grad = any(evidence[key].entropy_weight for key in whole)
     loss_sum = 0.0
     sums: dict[Key, dict[str, float]] = {}
-    for pieces, keys in zip(micro_batches, keys_of, strict=True):
+    for pieces, keys, own_generator in micro_batches:
         inputs = _inputs(_score(policy, pieces, config, entropy_grad), keys, evidence, picked, config)
         if first and config.loss.name in PICKS:
             # they penalise |logprobs - old_logprobs|, whose gradient is a sign: rounding must not decide it
             inputs = replace(inputs, old_logprobs=inputs.logprobs.detach())
         if config.loss.name in PICKS and config.loss.pick_scope == "micro":
-            inputs = replace(inputs, picks=PICKS[config.loss.name](_detached(inputs), config.loss, generator))
-        loss, metrics = total_loss(inputs, config.loss, _denominator(keys_of, keys, evidence, inputs, config))
+            inputs = replace(inputs, picks=PICKS[config.loss.name](_detached(inputs), config.loss, own_generator))
+        loss, metrics = total_loss(inputs, config.loss, _denominator(whole, count, keys, evidence, inputs, config))
         loss.backward()
         loss_sum += loss.item()
         metrics["selected"] = inputs.chosen.sum(dim=1)
         metrics["picked"] = torch.zeros(len(keys)) if inputs.picks is None else (inputs.picks > 0).sum(dim=1)
         for position, key in enumerate(keys):
             sums[key] = {name: values[position].item() for name, values in metrics.items()}
+    world.sum_gradients(policy.model.parameters())
+    (loss_sum,), sums = world.sums(loss_sum), dict(world.gathered(list(sums.items())))
     grad_norm = clip_grad_norm_(policy.model.parameters(), config.optim.max_grad_norm).item()
     finite = bool(torch.isfinite(torch.tensor([grad_norm, loss_sum])).all())
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return UpdateResult(loss=loss_sum, grad_norm=grad_norm, skipped=not finite, sums=sums)
+
+
+def _micro_batches(
+    policy: Policy, groups: Sequence[Group], config: Config, generator: torch.Generator, world: World
+) -> tuple[int, list[tuple[list[Piece], list[Key], torch.Generator]]]:
+    """How many micro-batches the update has, and this process's: rows, their completions, a generator.
+
+    Where the settings let the split change nothing, each process splits its own groups. Else all split the whole batch
+    as one process would, and take turns; the draws of a micro-batch are then its own, whoever makes them.
+    """
+    loss = config.loss
+    apart = "micro" in (loss.agg_scope, loss.pick_scope) or config.policy_select.weights == "current"
+    batch = train_batch(groups if apart else share_of(groups, world), loss.train_view)
+    pieces_of = split_requests(batch.requests, config.optim.pack_tokens, policy.attention_cost)
+    generators = [generator] * len(pieces_of)
+    if loss.name in PICKS and loss.pick_scope == "micro":
+        seeds = torch.randint(2**62, (len(pieces_of),), generator=generator, device=generator.device).tolist()
+        generators = [torch.Generator(device=generator.device).manual_seed(seed) for seed in seeds]
+    keys_of = [_keys(batch, pieces) for pieces in pieces_of]
+    everything = list(zip(pieces_of, keys_of, generators, strict=True))
+    return len(pieces_of), world.turns(everything) if apart else everything
+
+
+def _keys(batch: TrainBatch, pieces: Sequence[Piece]) -> list[Key]:
+    return [batch.rollouts[piece.request_index][member].key for piece in pieces for member in piece.members]
 
 
 def _score(policy: Policy, pieces: Sequence[Piece], config: Config, entropy_grad: bool) -> list[TokenScores]:
@@ -125,21 +153,21 @@ def _inputs(
 
 
 def _denominator(
-    keys_of: Sequence[Sequence[Key]],
+    whole: Sequence[Key],
+    micro_batches: int,
     keys: Sequence[Key],
     evidence: dict[Key, Evidence],
     inputs: LossInputs,
     config: Config,
 ) -> Denominator:
     """Sizes of the update batch; with `agg_scope micro` of the micro-batch, times their number: a mean of means."""
-    whole = config.loss.agg_scope == "update"
-    counted_keys = [key for of_batch in keys_of for key in of_batch] if whole else list(keys)
-    times = 1 if whole else len(keys_of)
+    of_whole = config.loss.agg_scope == "update"
+    counted_keys, times = (whole, 1) if of_whole else (keys, micro_batches)
     counted = None
     if inputs.counted is not None:
         # selection by current entropies has its denominators in each micro-batch (Config refuses the other scope)
-        counted = int(inputs.counted.sum()) if not whole else sum(_selected_tokens(evidence[k]) for k in counted_keys)
-        counted *= times
+        chosen = sum(_selected_tokens(evidence[key]) for key in whole) if of_whole else int(inputs.counted.sum())
+        counted = chosen * times
     return Denominator(
         tokens=sum(len(evidence[key].old.logprobs) for key in counted_keys) * times,
         sequences=len(counted_keys) * times,
@@ -160,12 +188,13 @@ def _pick_from_update(
     generator: torch.Generator,
     *,
     first: bool,
+    world: World,
 ) -> dict[Key, Int[Tensor, " tokens"]]:
     """What the loss picks from the whole update batch; later updates of a step score it once more for that."""
     if config.loss.name not in PICKS or config.loss.pick_scope == "micro":
         return {}
     keys = [rollout.key for group in groups for rollout in group.rollouts]
-    current = {key: evidence[key].old for key in keys} if first else score_rollouts(policy, groups, config)
+    current = {key: evidence[key].old for key in keys} if first else score_rollouts(policy, groups, config, world)
     inputs = _detached(_inputs([current[key] for key in keys], keys, evidence, {}, config))
     picks = PICKS[config.loss.name](inputs, config.loss, generator)
     return {key: row[: len(evidence[key].old.logprobs)] for key, row in zip(keys, picks, strict=True)}
