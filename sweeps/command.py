@@ -81,3 +81,5 @@ class Command:
             raise ValueError(f"--effect is in percentage points, above 0 and at most 100, got {self.effect}")
         if self.detach and self.on != "slurm":
             raise ValueError("--detach is for --on slurm: local workers end with their runner")
+        if self.take_next and self.on == "slurm":
+            raise ValueError("--take-next trains in this process, a task of slurm/array.sbatch: leave out --on slurm")
