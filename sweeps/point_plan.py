@@ -17,7 +17,9 @@ def mark_points(folder: Path, is_pruned: Mapping[str, bool]) -> None:
     """
     with hold(folder / ".plan.lock", wait=True):
         plan = read_json(folder / schema.PLAN_FILE)
-        for entry in plan.get("trials", []):
+        if not plan:
+            return
+        for entry in plan["trials"]:
             if entry["arm"] in is_pruned:
                 entry |= {"exploratory": True, "pruned": is_pruned[entry["arm"]]}
         temporary = folder / f".{schema.PLAN_FILE}.{os.getpid()}"

@@ -175,6 +175,7 @@ class SearchStudy:
             self.sync(self._rows)
             os.replace(fresh, self._path)
         fcntl.flock(opened, fcntl.LOCK_SH)  # nobody comes between: who opens a journal holds the ledger
+        self._mend()
         return _journal_storage(self._path)
 
     def _mend(self) -> None:

@@ -19,7 +19,6 @@ from saei.cli import BadInput
 from sweeps.definition import load_sweep
 from sweeps.outcome import Kind, Outcome
 from sweeps.plan import make_trials
-from sweeps.points import Ledger
 from sweeps.pruner import instances, is_worse
 from sweeps.search import settings
 from sweeps.searching import Search
@@ -214,3 +213,199 @@ def test_one_seed_gives_too_few_instances_to_give_a_point_up(tmp_path):
         same = again[arm]
         assert (same.state, same.value, same.params) == (trial.state, trial.value, trial.params)
         assert same.intermediate_values == trial.intermediate_values
+
+
+# ---- failures and other runners
+
+
+def test_a_failed_point_is_told_as_failed_and_tried_again_by_the_next_launch(tmp_path):
+    with search(tmp_path, points=2, seeds=2) as source:
+        order = run(source, fail=[("p000", 1)])
+    assert order == [("p000", 0), ("p000", 1), ("p001", 0), ("p001", 1)]
+    assert [(point["state"], point["reason"]) for point in ledger(tmp_path)] == [
+        ("failed", "seed 1: told to fail"),
+        ("open", ""),
+    ]
+    assert [trial.state for trial in study(tmp_path).trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    before = choices(tmp_path)
+    with search(tmp_path, points=2, seeds=2) as source:
+        assert run(source) == [("p000", 1)]  # seed 0 is finished
+    assert choices(tmp_path) == before
+    assert [trial.state for trial in study(tmp_path).trials] == [TrialState.COMPLETE] * 2
+
+
+def test_a_runner_that_starts_nothing_more_gets_no_more_points(tmp_path):
+    with search(tmp_path, points=5) as source:
+        (trial,) = source.take(1)
+        source.ended(trial, Outcome(kind=Kind.CANCELLED, sentence="--max-trials 0"))  # never started
+        assert source.is_exhausted and source.take(3) == []
+    assert [point["state"] for point in ledger(tmp_path)] == ["open"]
+
+
+def test_a_finished_run_without_a_score_fails_its_point_in_words(tmp_path):
+    with search(tmp_path, points=1) as source:
+        (trial,) = source.take(1)
+        source.started(trial)
+        train(trial.config)
+        (trial.folder / "DONE").write_text(json.dumps({"scores": {"validation/mean@8": float("nan")}}))
+        source.ended(trial, Outcome(kind=Kind.FINISHED))
+        assert source.is_exhausted and source.best() is None
+    assert ledger(tmp_path)[0]["reason"] == "seed 0 is finished without a finite validation/mean@8"
+
+
+def test_two_runners_share_the_points_and_each_waits_for_the_other(tmp_path):
+    with search(tmp_path, points=4) as one:
+        (first,) = one.take(1)
+        with search(tmp_path, points=4) as two:
+            others = two.take(2)
+            assert [first.arm, *(trial.arm for trial in others)] == ["p000", "p001", "p002"]
+            for source, trials in ((one, [first]), (two, others)):
+                for trial in trials:
+                    source.started(trial)
+                    train(trial.config)
+                    source.ended(trial, Outcome(kind=Kind.FINISHED))
+            (last,) = one.take(1)
+            assert last.arm == "p003"
+            two._next_look = 0.0
+            assert two.take(1) == [] and not two.is_exhausted  # the first runner may yet die
+            one.started(last)
+            train(last.config)
+            one.ended(last, Outcome(kind=Kind.FINISHED))
+            two._next_look = 0.0
+            assert two.take(1) == [] and two.is_exhausted and one.is_exhausted
+    states = [trial.state for trial in study(tmp_path).trials]
+    assert states == [TrialState.COMPLETE] * 4
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.test_search import run, search
+with search(Path(sys.argv[1]), points=int(sys.argv[2]), seeds=2, storage=sys.argv[3], steps=20) as source:
+    run(source, jobs=2)
+"""
+
+
+def start(results, points, storage="", step_s=0.0):
+    environment = {**os.environ, "FAKE_STEP_S": str(step_s)}
+    command = [sys.executable, "-c", CHILD, str(results), str(points), storage]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, what, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("storage", ["", "sqlite:///{}/search.db"])
+def test_points_of_a_killed_runner_are_taken_over_with_their_choices(tmp_path, storage):
+    results, url = tmp_path / "results", storage.format(tmp_path)
+    victim = start(results, 3, url, step_s=0.1)
+    wait_for(lambda: list(results.glob("search/*/cursor")), "a trial in training")
+    victim.kill()
+    victim.wait(timeout=10)
+    victim.stderr.close()
+    before = ledger(results)
+    assert before and all(point["state"] == "open" for point in before)
+    with search(results, points=3, seeds=2, storage=url, steps=20) as source:
+        order = run(source)
+    assert choices(results)[: len(before)] == [point["choice"] for point in before]
+    assert len(ledger(results)) == 3 and {point["runner"] for point in ledger(results)} != {before[0]["runner"]}
+    found = optuna.load_study(study_name="search", storage=url) if url else study(results)
+    told = {trial.user_attrs["point"]: trial for trial in found.trials}
+    assert len(found.trials) == 3  # nothing stuck, nothing asked anew
+    assert not [trial for trial in found.trials if trial.state == TrialState.RUNNING]
+    for point in ledger(results):
+        assert told[point["arm"]].params == pytest.approx(point["choice"])
+    assert order[0][0] == "p000"
+
+
+def test_two_runners_in_two_processes_and_one_of_them_killed_run_each_trial_once(tmp_path):
+    results = tmp_path / "results"
+    runners = [start(results, 5, step_s=0.02) for _ in range(2)]
+    wait_for(lambda: len(ledger_or_none(results)) >= 3, "three points")
+    runners[0].kill()
+    _, error = runners[1].communicate(timeout=120)
+    runners[0].communicate(timeout=10)
+    assert runners[1].returncode == 0, error
+    points = ledger(results)
+    assert len(points) == 5 and {point["state"] for point in points} <= {"open", "pruned"}
+    assert len({json.dumps(point["choice"]) for point in points}) == 5
+    assert [trial for trial in study(results).trials if trial.state == TrialState.RUNNING] == []
+    # one seed of pruned points at most is missing; whatever ran to its end ran once, whatever was killed went on
+    runs = executions(results)
+    assert len(runs) - len(set(runs)) <= 1
+    assert len(list(results.glob("search/*/DONE"))) == len(set(runs)) >= 8
+
+
+def ledger_or_none(results):
+    return ledger(results) if (results / "search" / "points.json").exists() else []
+
+
+def test_a_trial_that_optuna_knows_and_the_ledger_does_not_is_adopted_or_failed(tmp_path):
+    url = f"sqlite:///{tmp_path}/search.db"
+    with search(tmp_path, points=1, storage=url) as source:
+        run(source)
+        source._study.ask("p001", 1, 0, "tpe")  # killed before the ledger was written
+        half = source._study.study.ask()  # killed before all of the choice was
+        half.suggest_float("step_size", 0.5, 16.0, log=True)
+    with search(tmp_path, points=3, storage=url) as source:
+        run(source)
+    found = optuna.load_study(study_name="search", storage=url).trials
+    assert [trial.state for trial in found] == [
+        TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE,
+    ]  # fmt: skip
+    assert found[1].params == ledger(tmp_path)[1]["choice"]
+
+
+def test_half_a_line_at_the_end_of_the_journal_is_dropped_while_others_have_it_open(tmp_path):
+    journal = tmp_path / "search" / "points.log"
+    with search(tmp_path, points=3) as source:
+        (first,) = source.take(1)
+        with open(journal, "ab") as file:
+            file.write(b'{"op_code":4,"worker')  # a writer killed inside its write
+        with search(tmp_path, points=3) as other:
+            run_one(source, first)
+            with open(journal, "ab") as file:
+                file.write(b'{"op_code":4,"worker')
+            run(other)
+    assert [trial.state for trial in study(tmp_path).trials] == [TrialState.COMPLETE] * 3
+    with open(journal, "ab") as file:
+        file.write(b'{"op_code":4\n"glued":\n')  # beyond mending: nobody has it open, so it is made anew
+    with search(tmp_path, points=3) as source:
+        assert source.is_exhausted
+    assert [trial.state for trial in study(tmp_path).trials] == [TrialState.COMPLETE] * 3
+
+
+def run_one(source, trial):
+    source.started(trial)
+    train(trial.config)
+    source.ended(trial, Outcome(kind=Kind.FINISHED))
+
+
+def test_a_damaged_ledger_and_a_storage_of_another_search_are_refused_in_words(tmp_path):
+    url = f"sqlite:///{tmp_path}/search.db"
+    with search(tmp_path / "a", points=1, storage=url) as source:
+        run(source)
+    with pytest.raises(BadInput, match=r"a study 'search' of another results folder.*optuna delete-study"):
+        search(tmp_path / "b", points=1, storage=url).__enter__()
+    with pytest.raises(BadInput, match=r"--storage nonsense cannot be opened: .*sqlite:///search\.db"):
+        search(tmp_path / "c", points=1, storage="nonsense").__enter__()
+    path = tmp_path / "a" / "search" / "points.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(BadInput, match=r"points\.json is no ledger of points .*: restore it"):
+        search(tmp_path / "a", points=1).__enter__()
+
+
+def test_another_budget_is_another_search_in_the_same_ledger(tmp_path):
+    results = tmp_path / "results"
+    for steps in (2, 3, 2):
+        with search(results, points=2, steps=steps) as source:
+            run(source)
+    records = json.loads((results / "search" / "points.json").read_text())["searches"]
+    assert [record["key"]["settings"]["steps"] for record in records] == [2, 3]
+    assert [len(record["points"]) for record in records] == [2, 2]
+    assert len(executions(results)) == 4 and (results / "search" / "points-2.log").exists()
