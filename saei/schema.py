@@ -20,6 +20,9 @@ IMAGES_FOLDER = "images"
 ALARMS_FILE = "alarms.json"
 CURRICULUM_FILE = "curriculum.json"
 PLAN_FILE = "plan.json"
+OLD_PLAN_FILE = "sweep.json"
+EARLIER = "@"
+"""In a plan, `<arm>@<hash>` is an arm as an earlier definition of it had it."""
 
 # States in status.json; a run without DONE is not finished, whatever its status says.
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"

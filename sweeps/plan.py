@@ -4,6 +4,7 @@
 other plans: the file shows the plan launched last, and keeps the others under `earlier_plans`.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from saei import schema
+from saei.commit import code_facts
 from saei.config import Config
+from saei.schema import EARLIER
 from sweeps.definition import Sweep, arm_config
 from sweeps.identical import felt_settings
 from sweeps.locks import hold
-from sweeps.trial import Trial, read_json, test_metric
+from sweeps.trial import Trial, test_metric
 
 
 def make_trials(
@@ -53,7 +56,10 @@ def make_trials(
 def write_plan(
     name: str, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any], results: Path, note: str = ""
 ) -> dict[str, Any]:
-    """Create or extend `plan.json`; what the plan's first launch did not hold is marked exploratory."""
+    """Create or extend `plan.json`; what the plan's first launch did not hold is marked exploratory.
+
+    Raises ValueError for a plan that cannot be read, or that is there under its old name.
+    """
     with hold(results / name / ".plan.lock", wait=True):
         return _write_plan(name, sweep, trials, settings, results / name, note)
 
@@ -61,27 +67,29 @@ def write_plan(
 def _write_plan(
     name: str, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any], folder: Path, note: str
 ) -> dict[str, Any]:
-    found = read_json(folder / schema.PLAN_FILE)
+    found = _read_plan(folder)
     known = [found, *found.get("earlier_plans", [])] if found else []
     written = {field: value if isinstance(value, int | float | bool | None) else str(value)
                for field, value in settings.items()}  # fmt: skip
     same = next((plan for plan in known if plan.get("settings") == written), None)
     first_config: Config = trials[0].config
+    entries, renamed = _entries(same, trials, _definitions_now(same, sweep, trials, settings))
     plan = {
         "name": name,
         "question": sweep.question,
-        "arms": [{"name": arm, "overrides": _plain(overrides)} for arm, overrides in sweep.arms.items()
-                 if arm in _arms_of(same) | {trial.arm for trial in trials}],
-        "baseline": sweep.baseline,
-        "primary_contrast": list(sweep.primary_contrast),
+        "arms": _arms(same, sweep, entries, renamed),
+        # what was decided before the first launch stays, whatever the definition says by now
+        "baseline": same["baseline"] if same else sweep.baseline,
+        "primary_contrast": same["primary_contrast"] if same else list(sweep.primary_contrast),
         "primary_metric": test_metric(first_config),
         "steps": first_config.steps,
         "settings": written,
         "budget_note": note,
         "first_launch": same["first_launch"] if same else time.time(),
-        "trials": _extend(same["trials"] if same else None, trials),
-    }  # fmt: skip
-    plan["seeds"] = sorted({trial["seed"] for trial in plan["trials"]})
+        "git_sha": same.get("git_sha", "") if same else code_facts()["git_sha"],
+        "trials": entries,
+    }
+    plan["seeds"] = sorted({entry["seed"] for entry in entries if EARLIER not in entry["arm"]})
     earlier = [{key: value for key, value in other.items() if key != "earlier_plans"} for other in known
                if other is not same]  # fmt: skip
     if earlier:
@@ -92,23 +100,102 @@ def _write_plan(
     return plan
 
 
-def _extend(planned: list[dict[str, Any]] | None, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Planned entries stay; an arm and seed that now mean another trial are replaced. Additions are exploratory."""
-    entries = {(entry["arm"], entry["seed"]): entry for entry in planned or []}
+def _read_plan(folder: Path) -> dict[str, Any]:
+    path, old = folder / schema.PLAN_FILE, folder / schema.OLD_PLAN_FILE
+    if not path.exists() and old.exists():
+        raise ValueError(f"{folder} has its plan under the old name; launch again after: mv {old} {path}")
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); restore it: without it this launch would count as the first"
+        ) from error
+
+
+def plan_sentences(plan: Mapping[str, Any], sweep: Sweep) -> list[str]:
+    """What the launcher must know of a plan that was there before: kept decisions, arms of an earlier definition."""
+    sentences = []
+    for field, now in (("baseline", sweep.baseline), ("primary_contrast", list(sweep.primary_contrast))):
+        if plan[field] != now:
+            kept, other = (value if isinstance(value, str) else " minus ".join(value) for value in (plan[field], now))
+            sentences.append(
+                f"plan.json keeps the {field.replace('_', ' ')} of the first launch, {kept}; the definition now says "
+                f"{other}. For a plan of its own, launch with another --results"
+            )
+    for arm in plan["arms"]:
+        if EARLIER in arm["name"]:
+            base = arm["name"].partition(EARLIER)[0]
+            sentences.append(
+                f"the definition of {base} has changed since it was launched: its earlier trials are kept as "
+                f"{arm['name']}, and those of the new definition are exploratory"
+            )
+    return sentences
+
+
+def _definitions_now(
+    planned: Mapping[str, Any] | None, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any]
+) -> dict[str, str]:
+    """Arm -> hash of what it means now, for the launched arms and for those of the plan that are still defined."""
+    from saei.identity import trial_id
+
+    found = {trial.arm: _hash(trial.trial_id) for trial in trials}
+    others = {entry["arm"].partition(EARLIER)[0] for entry in planned["trials"]} if planned else set[str]()
+    for arm in others & sweep.arms.keys() - found.keys():
+        with contextlib.suppress(ValueError):  # settings that the code of now refuses: its trials stay what they were
+            found[arm] = _hash(trial_id(arm_config(sweep, arm, 0, settings)))
+    return found
+
+
+def _hash(trial_id: str) -> str:
+    """Trials that differ only in the seed share it."""
+    return trial_id.rpartition("-s")[0]
+
+
+def _entries(
+    planned: Mapping[str, Any] | None, trials: Sequence[Trial], now: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Planned entries stay, and additions are exploratory. Also returns the arms' new names by their old ones.
+
+    An arm that means something else by now goes on as `<arm>@<hash>`, and gets its name back with its meaning.
+    """
+    entries, renamed = list[dict[str, Any]](), dict[str, str]()
+    for entry in planned["trials"] if planned else ():
+        arm, key = entry["arm"].partition(EARLIER)[0], _hash(entry["trial_id"])
+        if arm in now:
+            name = arm if key == now[arm] else f"{arm}{EARLIER}{key[:8]}"
+            renamed[entry["arm"]] = name
+            entry = {**entry, "arm": name}
+        entries.append(entry)
+    there = {(entry["arm"], entry["seed"]) for entry in entries}
     for trial in trials:
-        before = entries.get((trial.arm, trial.seed))
-        if before is None or before["trial_id"] != trial.trial_id:
-            entries[trial.arm, trial.seed] = {
-                "trial_id": trial.trial_id,
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "exploratory": planned is not None,
-            }
-    return list(entries.values())
+        if (trial.arm, trial.seed) not in there:
+            entries.append({"trial_id": trial.trial_id, "arm": trial.arm, "seed": trial.seed,
+                            "exploratory": planned is not None})  # fmt: skip
+    return entries, renamed
 
 
-def _arms_of(plan: dict[str, Any] | None) -> set[str]:
-    return {trial["arm"] for trial in plan["trials"]} if plan else set()
+def _arms(
+    planned: Mapping[str, Any] | None, sweep: Sweep, entries: Sequence[Mapping[str, Any]], renamed: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The arms of the entries with their overrides, in the definition's order, what it does not hold (any more) last.
+
+    `against`: the baseline that an arm of an earlier definition was launched with, by its present name.
+    """
+    used = list(dict.fromkeys(entry["arm"] for entry in entries))
+    order = [arm for arm in sweep.arms if arm in used] + [arm for arm in used if arm not in sweep.arms]
+    before = {arm["name"]: arm for arm in planned["arms"]} if planned else {}
+    was = {new: old for old, new in renamed.items()}
+    arms = []
+    for name in order:
+        if name in sweep.arms:
+            arms.append({"name": name, "overrides": _plain(sweep.arms[name])})
+            continue
+        arm = {"overrides": {}, **before.get(was.get(name, name), {}), "name": name}
+        if EARLIER in name and planned:
+            baseline = arm.get("against", planned["baseline"])
+            arm["against"] = renamed.get(baseline, baseline)
+        arms.append(arm)
+    return arms
 
 
 def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
