@@ -41,20 +41,33 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, cursor: Cursor, *, keep: int) -> Path:
-    """Write `folder/step-<cursor.step>`, then delete all but the newest `keep`."""
+    """Write `folder/step-<cursor.step>`, unless it is there, then delete all but the newest `keep`.
+
+    What a failed write leaves is removed.
+    """
     target = folder / f"step-{cursor.step:06d}"
-    temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    safetensors.torch.save_model(model, str(temporary / "model.safetensors"))
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    (temporary / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
-    for path in temporary.iterdir():
-        _flush_to_disk(path)
-    os.replace(temporary, target)
+    if not target.exists():  # a run that was warned before its first step stands where it began
+        temporary = folder / f".{target.name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            _write(temporary, model, optimizer, cursor)
+            os.replace(temporary, target)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def _write(folder: Path, model: nn.Module, optimizer: Optimizer, cursor: Cursor) -> None:
+    folder.mkdir(parents=True)
+    safetensors.torch.save_model(model, str(folder / "model.safetensors"))
+    with open(folder / "optimizer.pt", "wb") as file:  # opened here: by itself, torch hides why a write failed
+        torch.save(optimizer.state_dict(), file)
+    (folder / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
+    for path in folder.iterdir():
+        _flush_to_disk(path)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -23,6 +23,7 @@ from saei.score_views import SCORE_VIEWS
 from saei.select import RULES
 from saei.shaping import SHAPINGS
 from saei.token_scores import SCORES
+from saei.trackers import check_trackers
 from saei.views import VIEWS
 
 _ALIASES = {"--checkpoint-every": "--checkpoint.every"}
@@ -50,8 +51,9 @@ def check_names(config: Config) -> None:
             near = difflib.get_close_matches(value, table, n=1, cutoff=0.5)
             cure = f": did you mean {near[0]}?" if near else ""
             raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}{cure}")
-    if config.eval.attacks:
-        with bad_input():
+    with bad_input():
+        check_trackers(config.record.trackers)
+        if config.eval.attacks:
             check_attacks(config.eval.attacks, config.eval.attack_levels)
 
 

@@ -69,8 +69,14 @@ class RecordConfig:
     """Steps between recorded strips."""
     fresh_every: int = 10
     """Steps between measurements of the attack on fresh completions (0: never); costs one more sampling."""
+    trackers: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
+    """Dashboards that are told of every step and evaluation too, such as `tensorboard`; the tables stay the truth."""
 
     def __post_init__(self) -> None:
         for name in ("strips_per_step", "fresh_every"):
             require(getattr(self, name) >= 0, f"record.{name} must be >= 0, got {getattr(self, name)}")
         require(self.strips_every >= 1, f"record.strips_every must be at least 1, got {self.strips_every}")
+        require(
+            len(set(self.trackers)) == len(self.trackers),
+            f"record.trackers names an entry twice: {', '.join(self.trackers)}",
+        )
