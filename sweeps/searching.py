@@ -11,7 +11,7 @@ import os
 import statistics
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,6 +259,16 @@ class Search:
             if point.state == OPEN and progress.next_trial is None and len(scores) == len(self._seeds):
                 complete.append((point, scores))
         return max(complete, key=lambda found: statistics.fmean(found[1]), default=None)
+
+    @property
+    def metric(self) -> str:
+        """What is searched for, such as validation/mean@8."""
+        return validation_metric(arm_config(self._sweep, self._sweep.baseline, 0, self._settings))
+
+    def counts(self) -> str:
+        """How many points are complete, pruned, failed, in words."""
+        states = Counter(str(self._row(point, self._progress(point)).state.name) for point in self.ledger.read().points)
+        return ", ".join(f"{count} {state.lower()}" for state, count in states.most_common())
 
     def _runner_lock(self, runner: str) -> Path:
         return self._folder / ".runners" / runner
