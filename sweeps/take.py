@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,11 +44,9 @@ def take_next(trials: Sequence[Trial], trainer: str) -> int:
             "--take-next trains in one process, and this job has SLURM_NTASKS="
             f"{os.environ['SLURM_NTASKS']}: set --ntasks=1, or launch trials of several processes with --on slurm"
         )
-    module, _, function = trainer.partition(":")
     with _warned() as warning:
         try:
-            train: Callable[..., object] = getattr(importlib.import_module(module), function)
-            trial = _train_one(trials, train)
+            trial = _train_one(trials, trainer)
         except KeyboardInterrupt:
             if warning.came:
                 _requeue()
@@ -58,8 +56,9 @@ def take_next(trials: Sequence[Trial], trainer: str) -> int:
     return 0
 
 
-def _train_one(trials: Sequence[Trial], train: Callable[..., object]) -> Trial | None:
+def _train_one(trials: Sequence[Trial], trainer: str) -> Trial | None:
     """The trial that was trained to its end; None: there was none to take."""
+    module, _, function = trainer.partition(":")
     given = Given(trials[0].results)
     for trial in sorted(trials, key=lambda trial: not _is_mine(trial)):  # sorted() keeps the plan's order
         if settle(trial) or _failed_in_this_array(trial) or is_busy(trial) or given.job_of(trial):
@@ -71,7 +70,7 @@ def _train_one(trials: Sequence[Trial], train: Callable[..., object]) -> Trial |
                 _mark(trial)
                 print(f"taking {trial.arm} seed {trial.seed}: {trial.folder}", flush=True)
                 try:
-                    train(trial.config)
+                    getattr(importlib.import_module(module), function)(trial.config)
                 except KeyboardInterrupt:
                     _mark_file(trial).unlink(missing_ok=True)  # it did not fail: any task may continue it
                     raise
