@@ -4,15 +4,18 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from saei import schema
 from saei.cli import BadInput
 from sweeps.command import Command
 from sweeps.definition import Sweep, arm_config
 from sweeps.outcome import Kind, Outcome
 from sweeps.points import LEDGER_FILE, Ledger, arm_name, with_points
-from sweeps.source import Source
-from sweeps.trial import Trial, finished_folder, is_busy, settle, validation_metric
+from sweeps.trial import Trial, finished_folder, is_busy, settle, status, validation_metric
+
+if TYPE_CHECKING:
+    from sweeps.source import Source
 
 
 def checked_search(command: Command, sweep: Sweep, settings: Mapping[str, Any]) -> Sweep:
@@ -46,7 +49,7 @@ def typical(sweep: Sweep) -> Sweep:
 @contextmanager
 def open_source(
     command: Command, sweep: Sweep, trials: Sequence[Trial], seeds: int, settings: Mapping[str, Any], note: str = ""
-) -> Iterator[Source]:
+) -> "Iterator[Source]":
     """The source of a launch's trials: a search, or a list. Raises BadInput where a search's storage fails."""
     folder = command.results.resolve() / command.name
     if not is_search(command, sweep):
@@ -75,7 +78,7 @@ def open_source(
         ) from error
 
 
-def best_line(source: Source) -> str:
+def best_line(source: "Source") -> str:
     """The best point of a search in a sentence, or why there is none yet; "" for any other source."""
     from sweeps.searching import Search, describe
 
@@ -114,17 +117,17 @@ def describe_search(command: Command, sweep: Sweep, seeds: range, settings: Mapp
     return "\n".join([*lines, cost, "A point that is surely worse than the best is given up before its last seed."])
 
 
-def take_next_point(source: Source, fixed: Sequence[Trial]) -> list[Trial]:
-    """For --take-next: the fixed trials, and a point of our own only where nobody is needed for those."""
-    if any(not settle(trial) and not is_busy(trial) for trial in fixed):
-        return list(fixed)
-    source.take(len(fixed))
-    return [*fixed, *source.take(1)]
+def take_next_of_search(source: "Source", fixed: Sequence[Trial], trainer: str) -> int:
+    """What --take-next does in a search: one of the fixed trials, or a point where those need nobody."""
+    from sweeps.take import take_next
 
-
-def tell_taken(source: Source, trials: Sequence[Trial]) -> None:
-    """After --take-next: tell a search how its trial ended."""
-    for trial in trials:
+    given = list(fixed)
+    if all(settle(trial) or is_busy(trial) or status(trial).get("state") == schema.FAILED for trial in fixed):
+        source.take(len(fixed))
+        given += source.take(1)
+    code = take_next(given, trainer)
+    for trial in given[len(fixed) :]:
         source.started(trial)
         finished = finished_folder(trial) is not None
         source.ended(trial, Outcome(kind=Kind.FINISHED if finished else Kind.FAILED))
+    return code
