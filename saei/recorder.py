@@ -26,6 +26,7 @@ from PIL import Image
 from saei import control, curriculum, schema, shaping
 from saei.cli import BadInput
 from saei.config import Config, to_dict
+from saei.differences import shown_differences
 from saei.distributed import ALONE, World
 from saei.identity import trial_id, trial_identity
 
@@ -147,13 +148,15 @@ class Recorder:
     def _refuse_another_trial(self) -> None:
         """Raise ValueError when the directory holds another trial, finished or not."""
         path = self.folder / schema.CONFIG_FILE
-        if path.exists():
-            found = json.loads(path.read_text())["trial_id"]
-            if found != self.trial_id:
-                raise ValueError(
-                    f"out: {self.folder} holds trial {found}, and these settings are trial {self.trial_id}; "
-                    "choose another --out, or delete the folder"
-                )
+        if not path.exists():
+            return
+        found = json.loads(path.read_text())
+        if found["trial_id"] != self.trial_id:
+            unlike = shown_differences(found.get("identity", {}), trial_identity(self.config))
+            raise ValueError(
+                f"out: {self.folder} holds trial {found['trial_id']}, and these settings are trial {self.trial_id}: "
+                f"they differ in {unlike}; choose another --out, or delete the folder"
+            )
 
     def claim(self) -> None:
         """Write `config.json` and make the folders of the tables."""
