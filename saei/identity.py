@@ -23,6 +23,18 @@ def model_folder(path: str) -> Path | None:
     return Path(path) if Path(path).is_dir() else None
 
 
+def model_source(path: str) -> Path | str:
+    """The folder of a local model, or a hub id as it is. Raises ValueError where `path` is neither."""
+    folder = model_folder(path)
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.path {path!r} cannot be used: the folder holds no config.json")
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ValueError(f"model.path: there is no folder {path!r}; write tiny, a folder, or a hub id such as Org/Name")
+    return path
+
+
 @lru_cache(maxsize=8)
 def _weights_hash(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     # `stamps` (name, size, mtime) is the cache key: an edited file is hashed again.

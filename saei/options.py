@@ -16,6 +16,7 @@ from saei.config import Config, SelectConfig, ViewConfig
 from saei.control import CONTROLS
 from saei.data import SOURCES
 from saei.filters import GROUP_FILTERS
+from saei.identity import model_source
 from saei.losses import AGGREGATIONS, LOSSES
 from saei.presets import PRESETS, RECIPE_7B, SCALE, preset
 from saei.robustness import check_attacks
@@ -30,7 +31,9 @@ _ALIASES = {"--checkpoint-every": "--checkpoint.every"}
 
 
 def check_names(config: Config) -> None:
-    """Refuse names that are in no table. Raises BadInput naming the setting and what it may be."""
+    """Refuse names that are in no table, and a model that is not there. Raises BadInput naming the setting and what
+    it may be.
+    """
     named = [
         ("data.source", config.data.source, SOURCES),
         ("filter.rule", config.filter.rule, GROUP_FILTERS),
@@ -52,6 +55,7 @@ def check_names(config: Config) -> None:
             cure = f": did you mean {near[0]}?" if near else ""
             raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}{cure}")
     with bad_input():
+        model_source(config.model.path)
         check_trackers(config.record.trackers)
         if config.eval.attacks:
             check_attacks(config.eval.attacks, config.eval.attack_levels)

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.utils import logging as transformers_logging
 
 from saei.config import DataConfig, ModelConfig
+from saei.identity import model_source
 from saei.pixels import ImageCodec
 from saei.scoring import score_pairs, score_requests
-from saei.tiny import model_dir
 from saei.types import ByteImages, PairScores, Problem, Prompt, ScoreRequest, TokenScores
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
@@ -201,7 +201,7 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
 
     Raises ValueError, naming `model.path`, for a missing folder, an incomplete one, or a family that is not supported.
     """
-    source, device = _source(model.path), _device(model.device)
+    source, device = model_source(model.path), _device(model.device)
     options = {} if isinstance(source, Path) else {"revision": model.revision}
     # so that any engine's own processor leaves an image of ours, and those of the saved model, at their size
     size = {"shortest_edge": data.min_pixels, "longest_edge": data.max_pixels}
@@ -236,17 +236,6 @@ def _load_whole(source: Path | str, **options: Any) -> Any:
     if lost:
         raise ValueError(f"{len(lost)} weights are missing or of another shape than config.json says, first {lost[0]}")
     return loaded
-
-
-def _source(path: str) -> Path | str:
-    """The folder of a local model, or a hub id as it is."""
-    if path == "tiny":
-        return model_dir()
-    if Path(path).is_dir():
-        return Path(path)
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ValueError(f"model.path: there is no folder {path!r}; write tiny, a folder, or a hub id such as Org/Name")
-    return path
 
 
 def _device(name: str) -> str:

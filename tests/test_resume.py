@@ -75,7 +75,7 @@ def test_resuming_cuts_a_part_that_reaches_beyond_the_checkpoint(tmp_path):
 
 def test_a_folder_of_another_trial_is_refused(tmp_path):
     Recorder(small_config(tmp_path)).claim()
-    with pytest.raises(ValueError, match="choose another --out"):
+    with pytest.raises(ValueError, match=r"they differ in seed \(0 there, 1 here\); choose another --out"):
         Recorder(small_config(tmp_path, seed=1)).claim()
 
 

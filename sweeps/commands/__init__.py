@@ -6,6 +6,7 @@ trials are shown within a second.
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ COMMANDS = {
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run the command called `name` with its arguments. Returns the exit code; raises BadInput for bad arguments."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the runner has one of its own while it is loading
     module, _, function = COMMANDS[name].partition(":")
     try:
         code: int = getattr(importlib.import_module(module), function)(list(arguments))
