@@ -57,7 +57,11 @@ def open_source(
         from sweeps.study import SweepStudy
 
         with SweepStudy(command.name, folder, trials) as study:
-            yield Listed(trials, study)
+            try:
+                yield Listed(trials, study)
+            finally:
+                if command.on == "slurm":
+                    study.hand_over()  # the jobs go on when the runner does not
         return
     from optuna.exceptions import StorageInternalError
 

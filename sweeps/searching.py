@@ -292,4 +292,4 @@ class Search:
 
 def describe(overrides: Mapping[str, Any]) -> str:
     """The settings of a point in a line."""
-    return ", ".join(f"{name} {value}" for name, value in overrides.items())
+    return ", ".join(f"{name} {value}" for name, value in overrides.items() if value is not None)
