@@ -4,6 +4,7 @@ The run directory is believed first. Standard error is read for what the trainer
 of memory, the disk was full, Python or a package was missing. The causes, with their cures, are in `sweeps.causes`.
 """
 
+import os
 import re
 import time
 from dataclasses import replace
@@ -40,7 +41,7 @@ def from_run_directory(
     if status.get("heartbeat", since) < since:
         status = {}
     words = _last_words(stderr, since)
-    found = _judge(status, words, exit_sentence)
+    found = _judge(trial_folder, status, words, exit_sentence)
     if found.error == PARTNER and stderr is not None:
         found = _first_to_fall(found, stderr, exit_sentence, since)
     log = stderr if stderr is not None else trial_folder / schema.LOG_FILE
@@ -65,7 +66,7 @@ def signature(error: str) -> str:
     return re.sub(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?", "N", first)[:200]
 
 
-def _judge(status: dict[str, Any], words: str, exit_sentence: str) -> Outcome:
+def _judge(folder: Path, status: dict[str, Any], words: str, exit_sentence: str) -> Outcome:
     state, message = status.get("state"), str(status.get("message") or "")
     dying = _after_its_log(words)
     if state == schema.FAILED and message:
@@ -81,7 +82,19 @@ def _judge(status: dict[str, Any], words: str, exit_sentence: str) -> Outcome:
         return from_error(error, f"{dying}\n{exit_sentence}")
     if outside is not None:
         return from_error(_line_of(outside, said), dying)
+    if _is_full(folder):  # so full that it could not even say so
+        return from_error("", "No space left on device")
     return _without_a_word(status, dying, exit_sentence)
+
+
+def _is_full(folder: Path) -> bool:
+    """Has its file system less than 64 KiB for us?"""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
+    try:
+        found = os.statvfs(there) if there is not None else None
+    except OSError:
+        return False
+    return found is not None and found.f_blocks > 0 and found.f_bavail * found.f_frsize < 64 * 1024
 
 
 def _without_a_word(status: dict[str, Any], dying: str, exit_sentence: str) -> Outcome:

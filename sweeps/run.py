@@ -6,11 +6,22 @@ Exit codes: 0 done, 2 bad input, 130 interrupted, 1 anything else (a trial or th
 
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+
+
+def _leave(*_: object) -> None:
+    """Ctrl-C while everything is still being imported: nothing has begun, and an import would show a traceback."""
+    os._exit(130)
+
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
@@ -30,6 +41,20 @@ from sweeps.definition import (
     select_arms,
     sweep_names,
 )
+from sweeps.search_launch import (
+    best_line,
+    checked_search,
+    describe_search,
+    is_search,
+    open_source,
+    take_next_of_search,
+)
+
+if TYPE_CHECKING:
+    from sweeps.budget import Budget
+    from sweeps.outcome import Outcome
+    from sweeps.retry import Retries
+    from sweeps.source import Source
 
 TRAINER = "saei.train:train"
 
@@ -38,6 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, trainer: str = TRAINER) -> i
     """The command. `trainer` ("module:function") is what local workers call with a trial's config."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in COMMANDS:
+        _hear_ctrl_c()
         return run_command(words[0], words[1:])
     command = checked_command_line(Command, words, prog="python sweeps/run.py")
     if command.show_list:
@@ -45,94 +71,146 @@ def main(arguments: Sequence[str] | None = None, *, trainer: str = TRAINER) -> i
         return 0
     with bad_input():
         sweep = load_sweep(command.name)
-        arms = select_arms(sweep, command.only, demo=command.demo)
         settings = dict(DEMO) if command.demo else {}
         settings |= dict(parse_setting(text) for text in command.settings)
         settings |= {"steps": command.steps} if command.steps else {}
+        sweep = checked_search(command, sweep, settings)
+        arms = select_arms(sweep, command.only, demo=command.demo)
         seeds = command.seeds or (DEMO_SEEDS if command.demo else sweep.seeds)
         for arm in arms:  # refuses bad combinations before anything heavy is loaded
             arm_config(sweep, arm, 0, settings)
-    return _launch(command, sweep, arms, range(seeds), settings, trainer)
+    from sweeps.ending import NoSpace, writes_to
+
+    try:
+        with writes_to(command.results):
+            return _launch(command, sweep, arms, range(seeds), settings, trainer)
+    except NoSpace as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _launch(
     command: Command, sweep: Sweep, arms: Sequence[str], seeds: range, settings: dict[str, Any], trainer: str
 ) -> int:
-    from sweeps import cluster, estimate  # from here on torch, Optuna and submitit are loaded
+    from sweeps import estimate  # from here on torch, Optuna and submitit are loaded
     from sweeps.plan import make_trials, write_plan
-    from sweeps.trial import settle
+    from sweeps.retry import Retries
+    from sweeps.slurm import launch
 
     with bad_input():
         trials = make_trials(command.name, sweep, arms, seeds, settings, command.results)
+    _hear_ctrl_c()
     folder = command.results.resolve() / command.name
     threads = trials[0].config.threads
     jobs = command.jobs or max(1, len(os.sched_getaffinity(0)) // threads)
-    on_slurm = command.on == "slurm"
-    profile: dict[str, Any] = {}
-    if on_slurm:
-        path = command.cluster
-        if command.dry_run and path == Path("slurm/cluster.toml") and not path.exists():
-            path = ROOT / "slurm" / "example.toml"
-            print(f"There is no {command.cluster} yet; this uses slurm/example.toml.")
-        profile = cluster.read_profile(path)
-        jobs = command.jobs or profile.get("parallel") or len(trials)
+    profile = launch.cluster_profile(command) if command.on == "slurm" else None
+    jobs = (profile.parallel or len(trials)) if profile else jobs
+    gpus = profile.gpus_per_trial if profile else estimate.local_gpus(trials[0].config.model.device)
 
     if command.dry_run:
         print(f"{command.name}: {sweep.question}\nsettings: {estimate.describe(settings)}")
         estimate.print_table(estimate.trial_table(trials))
-        print(estimate.cost_line(trials, command.results, jobs))
-        missing = sum(estimate.is_missing(trial) for trial in trials)
-        if on_slurm and missing:
-            print("\n" + cluster.sbatch_text(profile, command.name, missing, folder / ".jobs", command.jobs), end="")
+        processes = profile.nodes * profile.tasks_per_node if profile else 1
+        on_slurm = profile is not None
+        print(estimate.cost_line(trials, command.results, jobs, gpus=gpus, on_slurm=on_slurm, processes=processes))
+        if is_search(command, sweep):
+            print(describe_search(command, sweep, seeds, settings, jobs))
+        if profile:
+            launch.print_sbatch(profile, command.name, trials, command.results)
         return 0
-    if not on_slurm:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"--results {command.results} cannot be written ({error.strerror}); name another") from error
-    missing = [trial for trial in trials if estimate.is_missing(trial)]
-    submitted: list[str] = []
-    if on_slurm and missing:
-        submitted = cluster.submit(missing, profile, command.name, folder / ".jobs", command.jobs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--results {command.results} cannot be written ({error.strerror}); name another") from error
     write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
-    if on_slurm:
-        for trial in trials:
-            settle(trial)  # a local launch does it in its queue
-        _show_as_running(command.name, folder, trials, missing)
-        print(f"submitted {len(submitted)} of {len(trials)} trials: {' '.join(submitted) or 'the rest is finished'}")
-        return 0
-    failed = _run_here(command, trials, jobs, folder, trainer)
-    report_failed = not command.no_report and not _report(command)
-    return 1 if failed or report_failed else 0
+    if command.take_next and is_search(command, sweep):
+        with open_source(command, sweep, trials, len(seeds), settings) as source:
+            return take_next_of_search(source, trials, trainer)
+    if command.take_next:
+        from sweeps.take import take_next
+
+        return take_next(trials, trainer)
+    retries, budget = Retries(command.retry_failed), _budget(command, trials, gpus)
+    with _sigterm_interrupts(), open_source(command, sweep, trials, len(seeds), settings) as source:
+        if profile is None:
+            failed = _run_here(command, source, retries, budget, jobs, trainer)
+        else:
+            failed = launch.watch(command, source, profile, retries, budget, trainer)
+    return _finish(command, source, failed, retries)
 
 
-def _show_as_running(name: str, folder: Path, trials: Sequence[Any], submitted: Sequence[Any]) -> None:
-    """Ask the study for what was submitted: it runs there until a later launch reads how it ended."""
-    from sweeps.study import SweepStudy
-
-    with SweepStudy(name, folder, trials) as study:
-        for trial in submitted:
-            study.ask(trial)
-        study.hand_over()
-
-
-def _run_here(command: Command, trials: Sequence[Any], jobs: int, folder: Path, trainer: str) -> dict[str, str]:
-    """Run the queue; SIGTERM ends it like Ctrl-C. Returns the failed trials with the reasons."""
+def _run_here(
+    command: Command, source: "Source", retries: "Retries", budget: "Budget | None", jobs: int, trainer: str
+) -> "dict[str, Outcome]":
+    """Run what `source` gives in workers of this machine. Returns what failed for good."""
     from sweeps.live import Screen
     from sweeps.local import run_local
-    from sweeps.study import SweepStudy
 
+    results = command.results.resolve()
+    with Screen(command.name, source, jobs) as screen:
+        return run_local(
+            source,
+            screen,
+            results=results,
+            jobs=jobs,
+            logs=results / command.name / ".jobs",
+            trainer=trainer,
+            retries=retries,
+            budget=budget,
+        )
+
+
+def _finish(command: Command, source: "Source", failed: "dict[str, Outcome]", retries: "Retries") -> int:
+    """Tell how the launch ended, and make the report. Returns the exit code."""
+    from sweeps.ending import tell_ending
+
+    stopped = retries.stop()
+    tell_ending(command.name, command.results.resolve() / command.name, source.trials, failed, stopped)
+    if command.detach:
+        print(
+            f"detached: python sweeps/run.py status {command.name} shows the jobs; the same command submits what is "
+            "missing then; without --detach it stays until all is finished"
+        )
+    is_reported = command.no_report or command.detach or _report(command)
+    if line := best_line(source):
+        print(line)
+    return 0 if is_reported and not failed and stopped is None else 1
+
+
+def _budget(command: Command, trials: Sequence[Any], gpus: int = 0) -> "Budget | None":
+    """What may be started, where the command line limits it; says how many of `trials` fit."""
+    from sweeps.budget import Budget
+    from sweeps.past import PastRuns
+
+    if command.max_trials is None and command.max_gpu_hours is None:
+        return None
+    results, on_slurm = command.results.resolve(), command.on == "slurm"
+    budget = Budget(
+        command.name,
+        results,
+        PastRuns(results, on_slurm=on_slurm),
+        max_trials=command.max_trials,
+        max_gpu_hours=command.max_gpu_hours,
+        gpus=gpus,
+    )
+    print(budget.announcement(trials), flush=True)
+    return budget
+
+
+@contextmanager
+def _sigterm_interrupts() -> "Iterator[None]":
+    """SIGTERM ends a launch as Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with SweepStudy(command.name, folder, trials) as study, Screen(command.name, trials, jobs) as screen:
-            failed = run_local(trials, study, screen, jobs=jobs, logs=folder / ".jobs", trainer=trainer)
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"{command.name}: {len(trials) - len(failed)} of {len(trials)} trials are finished in {folder}")
-    for trial in trials:
-        if trial.trial_id in failed:
-            print(f"failed: {trial.arm} seed {trial.seed}, {trial.folder}", file=sys.stderr)
-    return failed
+
+
+def _hear_ctrl_c() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupt(*_: object) -> None:
