@@ -18,9 +18,9 @@ import tyro
 from saei import schema
 from saei.cli import BadInput, checked_command_line
 from sweeps.commands.find import find_trial
-from sweeps.commands.holders import Holders
-from sweeps.commands.recorded import Entry, all_entries, real_folder, sweep_folders, unknown_sweep
-from sweeps.commands.seen import ticket_of
+from sweeps.commands.holders import Holders, runner_of
+from sweeps.commands.recorded import Entry, all_entries, read_tree, real_folder, sweep_folders, unknown_sweep
+from sweeps.commands.seen import Surroundings, see, ticket_of
 from sweeps.commands.shown import counted, print_lines
 from sweeps.slurm.queue import JobFact, Queue, job_name, look
 from sweeps.slurm.tickets import Ticket, update_ticket
@@ -69,9 +69,14 @@ def main(arguments: Sequence[str]) -> int:
         print(f"nothing was cancelled: Slurm does not answer ({queue.problem}); try again", file=sys.stderr)
         return 1
     catch = _catch(command, tickets, queue)
-    print_lines(catch.left)
     if not command.trials:
-        catch.runner = _runner(command.results / command.name)
+        runner = runner_of(command.results / command.name, Holders())
+        if runner is not None and runner.pid:
+            catch.runner = runner.pid
+        elif runner is not None:
+            catch.left.append(f"left: the runner is elsewhere ({runner.name}): press Ctrl-C there, or it submits again")
+    catch.left += _unreachable(command, entries, catch)
+    print_lines(catch.left)
     if not catch.jobs and not catch.runner:
         print_lines([f"{command.name}: nothing of it is running or waiting here; nothing was cancelled"])
         return 0
@@ -101,6 +106,8 @@ def _catch(command: CancelCommand, tickets: Sequence[Ticket], queue: Queue) -> C
         what = f"{ticket.arm}-s{ticket.seed}"
         job = queue.of(ticket)
         if ticket.sweep != command.name:
+            if job is None or not job.is_living:
+                continue
             catch.left.append(f"left: {what} is run by the sweep {ticket.sweep}, whose job {ticket.job} this is")
         elif not ticket.job:
             catch.left.append(f"left: {what} is being submitted at this moment; give the command again")
@@ -126,11 +133,21 @@ def _other_users(results: Path, ticket: Ticket) -> list[str]:
     return [name for name in pointing if real_folder(results / name / ticket.trial_id).resolve() == own]
 
 
-def _runner(folder: Path) -> int:
-    """Process id of the runner of this sweep on this machine, as the lock that it holds tells; 0: none."""
-    holders = Holders()
-    found = (holders.pid(folder / name) for name in (".runner.lock", ".study.lock"))
-    return next((pid for pid in found if pid and pid != os.getpid()), 0)
+def _unreachable(command: CancelCommand, entries: Sequence[Entry], catch: Catch) -> list[str]:
+    """Runs at work that no ticket leads to and no runner here will stop: by hand, or in an array submitted by hand."""
+    ticketed = {ticket.trial_id for ticket, _ in catch.jobs}
+    around = Surroundings(results=command.results, tickets={}, queue=Queue(answered=True))
+    lines = []
+    for one in see([entry for entry in entries if entry.trial_id not in ticketed], around):
+        job = read_tree(one.folder / schema.STATUS_FILE).get("job")
+        if not one.is_active or (catch.runner and not job):
+            continue
+        ticket = ticket_of(command.results, one.entry.trial_id)
+        if ticket is not None and not ticket.closed:
+            continue  # told already
+        cure = f"scancel {job}" if job else "press Ctrl-C in its terminal, or in that of its runner"
+        lines.append(f"left: {one.entry.name} is at work ({one.where}) without a job of the runner: {cure}")
+    return lines
 
 
 def _offer(name: str, catch: Catch) -> list[str]:
@@ -162,7 +179,8 @@ def _is_agreed(yes: bool) -> bool:
 
 def _cancel(command: CancelCommand, catch: Catch) -> int:
     """The runner first, that it may not submit again; then the jobs. Returns the exit code."""
-    if catch.runner and _runner(command.results / command.name) == catch.runner:
+    runner = runner_of(command.results / command.name, Holders()) if catch.runner else None
+    if runner is not None and runner.pid == catch.runner:  # it still is the one that was shown
         os.kill(catch.runner, signal.SIGTERM)
         print_lines([f"told the runner (pid {catch.runner}) to stop"])
     stopped, problems = 0, []

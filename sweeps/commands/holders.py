@@ -7,6 +7,7 @@ asked only about runs that claim to be running.
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from sweeps.locks import is_held as try_lock
 
@@ -34,6 +35,29 @@ class Holders:
     def is_held(self, path: Path) -> bool:
         """Does a living process of this machine, or of one that shares locks with it, hold the file?"""
         return self.pid(path) is not None or try_lock(path)
+
+
+class Runner(NamedTuple):
+    """A runner that works on a sweep: its process id on this machine, or, with `pid` 0, who it says it is."""
+
+    pid: int
+    name: str
+
+
+def runner_of(folder: Path, holders: Holders) -> Runner | None:
+    """The living runner of the sweep in `folder`, as the locks tell; None where there is none."""
+    for name in (".runner.lock", ".study.lock"):
+        pid = holders.pid(folder / name)
+        if pid is not None:
+            return Runner(pid, f"pid {pid} on this machine")
+    lock = folder / ".runner.lock"
+    try:
+        who = lock.read_text(errors="replace").strip()
+    except OSError:
+        return None
+    # another machine's lock is not in the list; one of this machine that is not listed is not held
+    is_elsewhere = bool(who) and not who.endswith(f" on {os.uname().nodename}")
+    return Runner(0, who) if is_elsewhere and try_lock(lock) else None
 
 
 def _listed() -> dict[tuple[int, int, int], int]:

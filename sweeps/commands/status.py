@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from saei.cli import BadInput, checked_command_line
+from sweeps.commands.holders import runner_of
 from sweeps.commands.recorded import Recorded, read_sweep, sweep_folders, unknown_sweep
 from sweeps.commands.seen import (
     CANCELLED,
@@ -168,12 +169,12 @@ def head_lines(sweep: Recorded, seen: Sequence[Seen], around: Surroundings) -> l
     amounts = [text for text in (_spent(seen), _left(sweep, seen)) if text]
     if amounts:
         lines.append("; ".join(amounts))
-    runner = _runner(sweep, around)
+    runner = runner_of(sweep.folder, around.holders)
     unfinished = any(one.state not in (FINISHED, PRUNED) for one in seen)
-    if runner or unfinished:
-        lines.append(
-            runner or f"no runner at work here; python sweeps/run.py {sweep.name} goes on with what is missing"
-        )
+    if runner is not None:
+        lines.append(f"a runner is at work ({runner.name})")
+    elif unfinished:
+        lines.append(f"no runner at work here; python sweeps/run.py {sweep.name} goes on with what is missing")
     if not around.queue.answered:
         lines.append(
             f"Slurm does not answer ({around.queue.problem or 'no reason given'}): its jobs are shown as known"
@@ -210,14 +211,6 @@ def _left(sweep: Recorded, seen: Sequence[Seen]) -> str:
     if not at_once:
         return f"about {duration(seconds)} of one worker left"
     return f"about {duration(seconds / min(at_once, len(missing)))} left with {at_once} at a time"
-
-
-def _runner(sweep: Recorded, around: Surroundings) -> str:
-    for name in (".runner.lock", ".study.lock"):
-        pid = around.holders.pid(sweep.folder / name)
-        if pid is not None:
-            return f"a runner is at work (pid {pid} on this machine)"
-    return ""
 
 
 def tail_lines(sweep: Recorded, seen: Sequence[Seen]) -> list[str]:

@@ -1,7 +1,7 @@
 """`run.py why TRIAL`: how it ended, or why it does not run, and what to do about it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,8 @@ from sweeps.commands.seen import (
 from sweeps.commands.shown import print_lines, short
 from sweeps.commands.stderr import last_lines, stderr_files
 from sweeps.judging import from_run_directory
-from sweeps.outcome import Kind, Outcome
+from sweeps.outcome import Kind
+from sweeps.slurm.judge import judge
 
 ERROR_LINES = 12
 
@@ -82,7 +83,7 @@ def _body(one: Seen, around: Surroundings) -> list[str]:
         return [f"a job was asked for {short(around.now - one.ticket.submitted)} ago: {problem}"] if one.ticket else []
     if one.is_active:
         return _of_running(one)
-    return _of_ended(one)
+    return _of_ended(one, around)
 
 
 def _of_running(one: Seen) -> list[str]:
@@ -98,17 +99,22 @@ def _of_running(one: Seen) -> list[str]:
     return lines
 
 
-def _of_ended(one: Seen) -> list[str]:
-    """From the run directory and standard error, and from what the runner noted on the ticket."""
+def _of_ended(one: Seen, around: Surroundings) -> list[str]:
+    """From the run directory and standard error, and from what Slurm and the runner know of the last job."""
     files = stderr_files(one)
     path, since = files[0] if files else (None, 0.0)
+    ticket = one.ticket
     if one.state == MISSING and path is None:
         return ["it has not been started"]
-    outcome = from_run_directory(one.folder, stderr=path, since=since)
+    if ticket is not None and ticket.job and (path is None or path.parent == Path(ticket.logs)):
+        job = around.queue.of(ticket)
+        outcome = judge(one.folder, ticket, job.state if job is not None else "", job.reason if job is not None else "")
+    else:
+        outcome = from_run_directory(one.folder, stderr=path, since=since)
     noted = _noted(one)
     if outcome.kind in (Kind.KILLED, Kind.NEVER_STARTED) and noted:
-        outcome = Outcome(kind=outcome.kind, sentence=noted, cure=outcome.cure, log=outcome.log)
-    lines = [f"{outcome.kind}: {outcome.sentence}".rstrip(": ") if outcome.sentence else str(outcome.kind)]
+        outcome = replace(outcome, sentence=noted)
+    lines = [f"{outcome.kind}: {outcome.sentence}" if outcome.sentence not in ("", outcome.kind) else str(outcome.kind)]
     if outcome.cure:
         lines.append(f"cure: {outcome.cure}")
     log = Path(outcome.log) if outcome.log else one.folder / schema.LOG_FILE
