@@ -33,7 +33,9 @@ FILLS = {("attacks", "image"): 0}
 ARM_FACTS = ("in_contrast", "drops_groups")
 """Columns of every table that say of a row's arm whether it is one of the planned pair, and `SweepData.filtering`."""
 
-TRIAL_COLUMNS = ("trial_id", "arm", "seed", "exploratory", "state", "step", "steps", "message", "folder", "same_as")
+TRIAL_COLUMNS = (
+    "trial_id", "arm", "seed", "exploratory", "pruned", "state", "step", "steps", "message", "folder", "same_as"
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -82,6 +84,16 @@ class SweepData:
         for arm in self.plan["arms"]:  # a run that has not begun has only its plan
             rules.setdefault(arm["name"], (arm.get("overrides") or {}).get("filter.rule", "none"))
         return [arm for arm in self.arms if rules.get(arm, "none") != "none"]
+
+    @property
+    def pruned(self) -> list[str]:
+        """Arms that a search gave up before they had all their seeds."""
+        return [arm for arm in self.arms if self.trials.loc[self.trials["arm"] == arm, "pruned"].any()]
+
+    @property
+    def earlier(self) -> dict[str, str]:
+        """Arms of an earlier definition, `<arm>@<hash>`, and the baseline that each was launched with."""
+        return {arm["name"]: arm.get("against", "") for arm in self.plan["arms"] if schema.EARLIER in arm["name"]}
 
     def state(self, state: str) -> pd.DataFrame:
         """The trials in one state."""
@@ -139,13 +151,17 @@ def load_sweep(results: Path, sweep: str = "", *, now: float | None = None) -> S
         return SweepData(plan={"name": "", "question": "", "arms": [], "seeds": []}, trials=_trial_frame([], []))
     sweep = sweep or present[0]
     if sweep not in present:
+        old = results / sweep / schema.OLD_PLAN_FILE
+        if old.exists():
+            raise ValueError(f"{sweep} has its plan under the old name: mv {old} {results / sweep / schema.PLAN_FILE}")
         listed = ", ".join(sorted(present)) or "no sweep at all"
         raise ValueError(f"sweep: there is no {sweep!r} in {results}; it holds {listed}")
     plan = _read_json(results / sweep / schema.PLAN_FILE) or {}
     lacking = [key for key in ("arms", "seeds", "baseline", "trials") if key not in plan]
     if lacking:
         raise ValueError(f"{results / sweep / schema.PLAN_FILE} lacks {', '.join(lacking)}; launch the sweep again")
-    plan = {"name": sweep, "question": "", "primary_metric": "test/mean@8", **plan}
+    # `metric`: its name in plans that were moved from sweep.json
+    plan = {"name": sweep, "question": "", "primary_metric": plan.get("metric", "test/mean@8"), **plan}
     names = [arm["name"] for arm in plan["arms"]]
     order = sorted(names, key=lambda name: name != plan["baseline"])
     now = time.time() if now is None else now
@@ -163,7 +179,16 @@ def _trial_frame(rows: list[dict[str, Any]], arms: list[str]) -> pd.DataFrame:
 
 
 def _trial_row(results: Path, sweep: str, trial: dict[str, Any], now: float) -> dict[str, Any]:
-    row = {"exploratory": False, **trial, "state": MISSING, "step": 0, "steps": 0, "message": "", "same_as": ""}
+    row = {
+        "exploratory": False,
+        "pruned": False,
+        **trial,
+        "state": MISSING,
+        "step": 0,
+        "steps": 0,
+        "message": "",
+        "same_as": "",
+    }
     own = results / sweep / trial["trial_id"]
     folder = _follow(own, results)
     row["folder"] = folder

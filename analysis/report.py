@@ -33,8 +33,8 @@ import tyro
 from nbconvert.filters import strip_ansi
 from traitlets.config import Config
 
-from analysis import attacked, comparisons, costs, fragments, health, plots, stats, tables
-from analysis.arms import reconstructions
+from analysis import attacked, comparisons, contrasts, costs, fragments, health, plots, provenance, stats, tables
+from analysis.arms import limits, reconstructions
 from analysis.load import SweepData, load_sweep
 from saei import schema
 
@@ -47,20 +47,26 @@ GREY_LEVELS = ("view.step_size", "view.epsilon")
 """Settings that the command line reads as grey levels or `none`, not as JSON."""
 
 
+@tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportArguments:
     sweep: tyro.conf.Positional[str]
     """Name of a sweep in the results folder."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Results folder."""
+    same_code: bool = False
+    """Refuse a sweep whose trials ran more than one version of the code."""
 
 
-def build(sweep: str, results: Path) -> Path:
+def build(sweep: str, results: Path, *, same_code: bool = False) -> Path:
     """Execute the notebooks on the sweep and write `results/<sweep>/report/index.html`. Returns its path.
 
-    Raises ValueError for an unknown or damaged sweep. A notebook cell that fails is shown on the page with its error.
+    Raises ValueError for an unknown or damaged sweep, and with `same_code` for one of several versions of the code. A
+    notebook cell that fails is shown on the page with its error.
     """
     data = load_sweep(results, sweep)
+    if same_code:
+        provenance.require_same_code(data)
     folder = Path(results) / data.name / REPORT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     notebooks = {name: execute(name, data.name, Path(results), folder) for name in NOTEBOOKS}
@@ -156,7 +162,8 @@ def render(data: SweepData, notebooks: dict[str, nbformat.NotebookNode]) -> str:
         notebooks={name: fragments.cells(notebook) for name, notebook in notebooks.items()},
         unfinished=fragments.table(tables.unfinished(data)),
         overrides=fragments.table(overrides(data)),
-        provenance=provenance(data),
+        remarks=[*limits(data), *provenance.mixed(data)],
+        provenance=provenance.provenance(data, planned_steps(data)),
         command=command(data),
         built=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
@@ -191,9 +198,9 @@ def planned_steps(data: SweepData) -> int:
 
 def primary_sentence(data: SweepData) -> str:
     """The primary contrast in one sentence, and what cannot be compared for lack of an arm."""
-    rows = tables.compared(data)
+    rows = contrasts.compared(data)
     rows = rows[rows["primary"]] if len(rows) else rows
-    lacking = tables.not_launched(data)
+    lacking = contrasts.not_launched(data)
     if rows.empty:
         return lacking
     row: Any = rows.iloc[0]
@@ -214,33 +221,10 @@ def overrides(data: SweepData) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def provenance(data: SweepData) -> list[tuple[str, str]]:
-    """Where the numbers come from: commits, versions, machines, seeds. More than one value means a mixed sweep."""
-    documents = data.documents(schema.ENVIRONMENT_FILE)
-    commits = {
-        f"{d.get('git_sha', '')[:12]}{' with uncommitted changes' * bool(d.get('git_dirty'))}" for d in documents
-    }
-    versions = {
-        f"{name} {version}" for d in documents for name, version in (d.get("packages") or {}).items() if version
-    }
-    rows = [
-        ("commit", ", ".join(sorted(commits))),
-        ("python", ", ".join(sorted({str(d.get("python", "")) for d in documents}))),
-        ("packages", ", ".join(sorted(versions))),
-        ("host and device", ", ".join(sorted({f"{d.get('host', '')} ({d.get('device', '')})" for d in documents}))),
-        ("seeds", ", ".join(str(seed) for seed in data.plan["seeds"])),
-        ("steps of a trial", str(planned_steps(data))),
-        ("earlier plans of this sweep, with other settings", str(len(data.plan.get("earlier_plans", [])))),
-        ("taken from other sweeps", ", ".join(sorted({s for s in data.trials["same_as"] if s})) or "none"),
-        ("schema version of the tables", str(schema.SCHEMA_VERSION)),
-    ]
-    return [(name, value or "not recorded") for name, value in rows]
-
-
 def command(data: SweepData) -> str:
     """The command that repeats exactly these arms, seeds and settings."""
     words = ["python", "sweeps/run.py", data.name, "--seeds", str(len(data.plan["seeds"]))]
-    words += [word for arm in data.plan["arms"] for word in ("--only", arm["name"])]
+    words += [word for arm in data.arms if arm not in data.earlier for word in ("--only", arm)]
     settings = {"steps": planned_steps(data), **data.plan.get("settings", {})}
     words += ["--steps", str(settings.pop("steps"))]
     words += [word for name, value in settings.items() for word in ("--set", f"{name}={setting(name, value)}")]
@@ -269,7 +253,7 @@ def setting(name: str, value: Any) -> str:
 def main(arguments: list[str] | None = None) -> int:
     settings = tyro.cli(ReportArguments, args=arguments, prog="python -m analysis.report", description=__doc__)
     try:
-        path = build(settings.sweep, settings.results)
+        path = build(settings.sweep, settings.results, same_code=settings.same_code)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -9,17 +9,15 @@ import math
 import pandas as pd
 
 from analysis import attacked, costs, health, stats
-from analysis.arms import reconstructions
+from analysis.arms import EARLIER_NOTE
+from analysis.contrasts import ON_TOKENS, compared
 from analysis.load import SweepData
 from saei import schema
 from saei.schema import SAMPLED
 
 EMPTY = "–"
-ON_TOKENS = "compared at equal generated tokens: see figure"
-"""In place of a verdict for arms that drop groups."""
 ALL_SAMPLED = "entropy: all groups sampled"
 """On arms that drop groups, whose `entropy` column knows only those that were trained on."""
-JUDGEMENT = ("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed")
 
 
 class Table:
@@ -48,71 +46,6 @@ def progress(data: SweepData) -> pd.DataFrame:
     return counted.reset_index()
 
 
-IDENTICAL = "the same scores on every seed"
-"""A control that changes nothing, such as an attack of step 0: there is no difference to judge."""
-
-
-def compared(data: SweepData) -> pd.DataFrame:
-    """`stats.compare_arms` of the primary metric, with `against`, `primary`, `exploratory` and `reconstruction`.
-
-    The row of the primary arm is the planned pair, whatever its reference; all others are against the baseline. A pair
-    of which one arm is not in the plan has no row: its other arm is then compared like any other. Where one arm of a
-    pair drops groups, their steps are no fair measure: the row has no difference, the verdict ON_TOKENS, and no part in
-    the adjustment of the other p values.
-    """
-    baseline = data.plan.get("baseline", "")
-    primary, reference = planned_pair(data)
-    if not {primary, reference} <= set(data.arms):
-        primary, reference = "", baseline
-    against = {arm: reference if arm == primary else "" if arm == baseline else baseline for arm in data.arms}
-    dropping = set(data.filtering)
-    unfair = [arm for arm in data.arms if against[arm] and dropping & {arm, against[arm]}]
-    final = stats.final_scores(data.table("eval"), data.test_split)
-    fair = [arm for arm in data.arms if arm not in unfair]
-    frames = [stats.compare_arms(final, arms=fair, baseline=baseline, primary=primary)] if fair else []
-    if primary in fair and reference != baseline:
-        pair = stats.compare_arms(final, arms=[primary], baseline=reference, primary=primary)
-        frames = [frames[0][frames[0]["arm"] != primary], pair]
-    frames += [_on_tokens(stats.compare_arms(final, arms=[arm], baseline=against[arm])) for arm in unfair]
-    if not frames:
-        return pd.DataFrame(columns=["arm", "against", "primary", "exploratory", "reconstruction"])
-    frame = pd.concat(frames).set_index("arm").loc[data.arms].reset_index()
-    later = data.trials.groupby("arm", observed=True)["exploratory"].any()
-    ours = reconstructions(data)
-    identical = (frame["low"] == 0) & (frame["high"] == 0)
-    frame.loc[identical, ["p_judged", "mde", "seeds_needed"]] = math.nan
-    frame.loc[identical, "verdict"] = IDENTICAL
-    frame["primary"] = [arm == primary for arm in data.arms]
-    frame["against"] = [against[arm] for arm in data.arms]
-    frame["exploratory"] = [bool(later.get(arm, False)) for arm in data.arms]
-    frame["reconstruction"] = [arm in ours for arm in data.arms]
-    return frame
-
-
-def _on_tokens(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(**dict.fromkeys(JUDGEMENT, math.nan), verdict=ON_TOKENS)
-
-
-def planned_pair(data: SweepData) -> tuple[str, str]:
-    """The primary contrast as planned, (arm, reference), whether or not both were launched; empty without a plan."""
-    arm, reference = data.plan.get("primary_contrast") or ("", "")
-    return arm, reference
-
-
-def not_launched(data: SweepData) -> str:
-    """What cannot be compared because `--only` left an arm out, in sentences; "" where nothing is lacking."""
-    arm, reference = planned_pair(data)
-    baseline = data.plan.get("baseline", "")
-    lacking = [name for name in (arm, reference) if name and name not in data.arms]
-    sentences = []
-    if lacking:
-        why = f"launched without {' and '.join(lacking)}"
-        sentences.append(f"The primary contrast, {arm} minus {reference}, is not part of this plan: {why}.")
-    if baseline and baseline not in data.arms:
-        sentences.append(f"Without the baseline {baseline} in this plan, no arm is compared with it.")
-    return " ".join(sentences)
-
-
 def verdicts(data: SweepData) -> pd.DataFrame:
     """The verdict table in words and percentage points; `against` where not every difference is to the baseline."""
     rows = []
@@ -121,6 +54,7 @@ def verdicts(data: SweepData) -> pd.DataFrame:
     named = bool(set(frame["against"]) - {"", data.plan.get("baseline", "")})
     for row in frame.itertuples():
         notes = ["primary contrast"] * row.primary + ["reconstruction"] * row.reconstruction
+        notes += [EARLIER_NOTE] * (row.arm in data.earlier)
         rows.append(
             {
                 "arm": f"{row.arm} ({', '.join(notes)})" if notes else str(row.arm),

@@ -20,6 +20,7 @@ from analysis import (
     arms,
     attacked,
     comparisons,
+    contrasts,
     costs,
     fragments,
     health,
@@ -492,7 +493,7 @@ def write_step_sizes(results, arms, **changes):
 
 def test_the_primary_row_is_the_planned_pair_and_the_others_are_against_the_baseline(tmp_path):
     data = write_step_sizes(tmp_path, ["grpo", "step_0", "step_2", "step_4"])
-    rows = tables.compared(data).set_index("arm")
+    rows = contrasts.compared(data).set_index("arm")
     assert rows["against"].to_dict() == {"grpo": "", "step_0": "grpo", "step_2": "step_0", "step_4": "grpo"}
     assert list(rows.index[rows["primary"]]) == ["step_2"]
     # two degrees of freedom: p = 1 - t / sqrt(t^2 + 2)
@@ -519,7 +520,7 @@ def test_no_column_says_against_what_where_it_is_always_the_baseline(results):
 
 def test_a_plan_without_the_baseline_still_has_its_planned_pair(tmp_path):
     data = write_step_sizes(tmp_path, ["step_0", "step_2", "step_4"])
-    rows = tables.compared(data).set_index("arm")
+    rows = contrasts.compared(data).set_index("arm")
     assert rows.loc["step_2", "difference"] == pytest.approx(0.2)
     assert list(tables.verdicts(data)["verdict"]) == [stats.NO_PAIR, stats.SAME, stats.NO_PAIR]
     sentence = report.primary_sentence(data)
@@ -533,7 +534,7 @@ def test_a_plan_without_the_baseline_still_has_its_planned_pair(tmp_path):
 )
 def test_a_plan_without_the_planned_pair_says_so_and_compares_the_rest(tmp_path, arms, lacking):
     data = write_step_sizes(tmp_path, arms)
-    row = tables.compared(data).iloc[1]
+    row = contrasts.compared(data).iloc[1]
     assert (row["arm"], row["against"], row["primary"], row["pairs"]) == (arms[1], "grpo", False, 3)
     assert list(tables.verdicts(data)["arm"]) == arms
     assert report.primary_sentence(data) == (
@@ -599,7 +600,7 @@ def test_an_arm_that_drops_groups_gets_no_verdict_by_steps(rival_data):
     assert shown.loc["dapo", "accuracy (mean@8)"] == "93.8 %"  # 90 of 96
     # and takes no part in Holm's adjustment: noisyrollout and aer are two, not three. noisyrollout: 10, 12, 14 of 96
     # more, t = 12 sqrt 3 / 2 = 10.39, p = 1 - t / sqrt(t^2 + 2) = 0.0091, aer: always 24 fewer, p = 0
-    rows = tables.compared(rival_data).set_index("arm")
+    rows = contrasts.compared(rival_data).set_index("arm")
     assert rows.loc["noisyrollout", "p"] == pytest.approx(0.0091, abs=1e-4)
     assert rows.loc["noisyrollout", "p_judged"] == rows.loc["noisyrollout", "p"]  # 1 x the larger of two
     assert rows.loc["aer", "verdict"] == stats.WORSE
@@ -834,5 +835,5 @@ def test_a_kept_sweep_gives_the_same_verdicts_without_what_models_wrote(results,
 def test_an_arm_with_the_baselines_scores_on_every_seed_is_called_that(tmp_path):
     right = {"grpo": [40, 42, 44], "step_zero": [40, 42, 44]}
     write_sweep(tmp_path, arms=dict.fromkeys(right, 0.5), steps=4, right=right)
-    row = tables.compared(load.load_sweep(tmp_path)).set_index("arm").loc["step_zero"]
-    assert row["verdict"] == tables.IDENTICAL and math.isnan(row["p_judged"]) and row["difference"] == 0
+    row = contrasts.compared(load.load_sweep(tmp_path)).set_index("arm").loc["step_zero"]
+    assert row["verdict"] == contrasts.IDENTICAL and math.isnan(row["p_judged"]) and row["difference"] == 0
