@@ -24,11 +24,9 @@ def snapshot(results: Path, root: Path = ROOT) -> Path:
 
     Raises BadInput where a copy was changed after it was made.
     """
-    facts, files = code_facts(), source_files(root)
-    content = _digest(root, files)
-    target = results.resolve() / FOLDER / f"{facts['git_sha'][:12] or 'nogit'}-{content}"
+    target, files = snapshot_path(results, root), source_files(root)
     if target.exists():
-        if _digest(target, source_files(target)) != content:
+        if not target.name.endswith(_digest(target, source_files(target))):
             raise BadInput(
                 f"{target} is the code that jobs run, and was changed after it was copied; delete the folder when no "
                 "job of it waits or runs, and launch again"
@@ -39,7 +37,7 @@ def snapshot(results: Path, root: Path = ROOT) -> Path:
     for file in files:
         (building / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / file, building / file)
-    (building / SNAPSHOT_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+    (building / SNAPSHOT_FILE).write_text(json.dumps(code_facts(), indent=1) + "\n")
     try:
         os.rename(building, target)
     except OSError:  # another runner made it meanwhile
@@ -47,6 +45,12 @@ def snapshot(results: Path, root: Path = ROOT) -> Path:
             raise
         shutil.rmtree(building)
     return target
+
+
+def snapshot_path(results: Path, root: Path = ROOT) -> Path:
+    """Where the copy of the code as it is now lies, or would lie."""
+    commit = code_facts()["git_sha"][:12] or "nogit"
+    return results.resolve() / FOLDER / f"{commit}-{_digest(root, source_files(root))}"
 
 
 def source_files(root: Path) -> list[Path]:

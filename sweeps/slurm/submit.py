@@ -22,7 +22,7 @@ from saei.config import Config
 from sweeps.slurm.judge import kept_step
 from sweeps.slurm.profile import Profile
 from sweeps.slurm.queue import Queue
-from sweeps.slurm.text import Batch, python_command, submitit_parameters
+from sweeps.slurm.text import Batch, parameters, python_command
 from sweeps.slurm.tickets import Ticket, changing, read_ticket, ticket_path, write_ticket
 from sweeps.trial import Trial
 
@@ -148,20 +148,15 @@ def _take_back(results: Path, wanted: Sequence[Wanted], batch: Batch) -> None:
 
 def _sbatch(configs: Sequence[Config], profile: Profile, batch: Batch, trainer: str) -> list[str]:
     """Job numbers in the order of `configs`."""
-    from submitit import AutoExecutor
+    from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     batch.logs.mkdir(parents=True, exist_ok=True)
     said = io.StringIO()
     try:
         with _no_job_environment(), contextlib.redirect_stderr(said):  # submitit prints what it also raises
-            executor = AutoExecutor(
-                folder=batch.logs,
-                cluster="slurm",
-                slurm_python=python_command(profile),
-                slurm_max_num_timeout=NO_TIMEOUT_LIMIT,
-            )
-            executor.update_parameters(**submitit_parameters(profile, batch))
+            executor = SlurmExecutor(batch.logs, max_num_timeout=NO_TIMEOUT_LIMIT, python=python_command(profile))
+            executor.update_parameters(**parameters(profile, batch))
             jobs = executor.map_array(load(trainer), configs)
     except FailedSubmissionError as error:
         raise Away(str(error)) from error

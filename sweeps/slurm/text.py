@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,29 +38,29 @@ class Batch:
         return self.results / self.sweep / ".jobs" / self.token
 
 
-def submitit_parameters(profile: Profile, batch: Batch) -> dict[str, Any]:
-    """For `AutoExecutor.update_parameters`."""
+def parameters(profile: Profile, batch: Batch) -> dict[str, Any]:
+    """For submitit's `SlurmExecutor.update_parameters`; what is left out is left to Slurm."""
     given = {
-        "mem_gb": profile.mem_gb,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
         "gpus_per_node": profile.gpus,
         "cpus_per_task": profile.cpus,
-        "slurm_partition": profile.partition,
-        "slurm_account": profile.account,
-        "slurm_qos": profile.qos,
-        "slurm_constraint": profile.constraint,
+        "mem": _convert_mem(profile.mem_gb) if profile.mem_gb else "",
     }
     return {name: value for name, value in given.items() if value} | {
-        "name": job_name(batch.sweep),
-        "timeout_min": profile.time,
+        "job_name": job_name(batch.sweep),
+        "time": profile.time,
         "nodes": profile.nodes,
-        "tasks_per_node": profile.tasks_per_node,
-        "slurm_comment": COMMENT + batch.token,
-        "slurm_wckey": None,  # submitit's own would be refused where wckeys are enforced
-        "slurm_signal_delay_s": profile.signal_delay_s,
-        "slurm_array_parallelism": batch.throttle,
-        "slurm_setup": setup_lines(profile, batch),
-        "slurm_srun_args": srun_options(profile, batch),
-        "slurm_additional_parameters": {
+        "ntasks_per_node": profile.tasks_per_node,
+        "comment": COMMENT + batch.token,
+        "wckey": None,  # submitit's own would be refused where wckeys are enforced
+        "signal_delay_s": profile.signal_delay_s,
+        "array_parallelism": batch.throttle,
+        "setup": setup_lines(profile, batch),
+        "srun_args": srun_options(profile, batch),
+        "additional_parameters": {
             "chdir": str(batch.folder),
             ("requeue" if profile.requeue else "no-requeue"): True,
             **profile.extra,
@@ -107,12 +106,7 @@ def python_command(profile: Profile) -> str:
 
 def sbatch_text(profile: Profile, batch: Batch) -> str:
     """The text that `submit` hands to sbatch, made without a Slurm."""
-    renamed = {"name": "job_name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
-    given: Mapping[str, Any] = submitit_parameters(profile, batch)
-    parameters = {renamed.get(key, key.removeprefix("slurm_")): value for key, value in given.items()}
-    if "mem" in parameters:
-        parameters["mem"] = _convert_mem(parameters["mem"])
     command = f"{python_command(profile)} -u -m submitit.core._submit {shlex.quote(str(batch.logs))}"
     # private in submitit 1.5.4: a test holds this text against what submission really writes
     count = batch.count if batch.count > 1 else None
-    return _make_sbatch_string(command=command, folder=batch.logs, map_count=count, **parameters)
+    return _make_sbatch_string(command=command, folder=batch.logs, map_count=count, **parameters(profile, batch))
