@@ -93,7 +93,7 @@ def _launch(
     command: Command, sweep: Sweep, arms: Sequence[str], seeds: range, settings: dict[str, Any], trainer: str
 ) -> int:
     from sweeps import estimate  # from here on torch, Optuna and submitit are loaded
-    from sweeps.plan import make_trials, write_plan
+    from sweeps.plan import make_trials, plan_sentences, write_plan
     from sweeps.retry import Retries
     from sweeps.slurm import launch
 
@@ -122,7 +122,10 @@ def _launch(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--results {command.results} cannot be written ({error.strerror}); name another") from error
-    write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
+    with bad_input():
+        plan = write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
+    for sentence in plan_sentences(plan, sweep):
+        print(sentence, file=sys.stderr)
     if command.take_next and is_search(command, sweep):
         with open_source(command, sweep, trials, len(seeds), settings) as source:
             return take_next_of_search(source, trials, trainer)
