@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.lab import DidNotStart, Lab
+from tests.slurm.launching import Site
 
 HERE = Path(__file__).parent
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -82,3 +83,11 @@ def _started(**knobs: str) -> Iterator[Lab]:
 def _missing(programs: tuple[str, ...]) -> list[str]:
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
     return [program for program in programs if shutil.which(program, path=path) is None]
+
+
+@pytest.fixture
+def site(slurm: Lab, tmp_path: Path) -> Iterator[Site]:
+    """A results folder, a profile and a gate on the cluster of this session; runners end with the test."""
+    made = Site(slurm, tmp_path)
+    yield made
+    made.stop()

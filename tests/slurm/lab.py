@@ -21,11 +21,12 @@ class DidNotStart(RuntimeError):
     """The lab's daemons did not come up; the text holds the ends of their logs."""
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+def wait_for(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 60.0) -> T:
     """Poll until `condition()` is true and return it; fail with `what` was waited for after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s for: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
     return found
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # A real Slurm of one node on this machine: without systemd, without root where munge and Slurm are installed.
 #
-#   tests/slurm/lab.sh start|stop|status|restart-controller|wipe
+#   tests/slurm/lab.sh start|stop|status|stop-controller|restart-controller|wipe
 #
 # What to change (environment, all optional):
 #   SLURM_LAB        state folder, absolute and SHORT: it holds unix sockets  [/tmp/slurmlab]
@@ -259,6 +259,7 @@ case "${1:-}" in
   start) start; echo "export SLURM_CONF=$SLURM_CONF" ;;
   stop) stop ;;
   guard) guard ;;
+  stop-controller) end slurmctld ;;
   restart-controller) # TERM saves its state; after a KILL it forgets young jobs and gives their ids out again
     end slurmctld
     slurmctld
