@@ -202,6 +202,7 @@ class World:
             assert self._store is not None, "a lone process has nobody to tell"
             self._store.set_timeout(timedelta(seconds=LINGER_S))
             self._store.compare_set("first error", "", _word(error).hex())
+            self._store.set(f"read by {self.rank}", "")
         except Exception:  # the process that keeps the store is gone: they will miss it themselves
             return
 
