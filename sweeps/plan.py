@@ -112,6 +112,14 @@ def _read_plan(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def planned_seeds(folder: Path, trial: Trial) -> int:
+    """How many seeds of this trial's arm were planned before the first launch; 0 without a plan."""
+    found = _read_plan(folder)
+    plans = [found, *found.get("earlier_plans", [])] if found else []
+    entries = [entry for plan in plans for entry in plan["trials"] if not entry["exploratory"]]
+    return sum(_hash(entry["trial_id"]) == _hash(trial.trial_id) for entry in entries)
+
+
 def plan_sentences(plan: Mapping[str, Any], sweep: Sweep) -> list[str]:
     """What the launcher must know of a plan that was there before: kept decisions, arms of an earlier definition."""
     sentences = []

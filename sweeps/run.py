@@ -20,6 +20,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,20 +104,27 @@ def _launch(
     folder = command.results.resolve() / command.name
     threads = trials[0].config.threads
     jobs = command.jobs or max(1, len(os.sched_getaffinity(0)) // threads)
-    profile = launch.cluster_profile(command) if command.on == "slurm" else None
+    looks = replace(command, dry_run=command.dry_run or command.plan)
+    profile = launch.cluster_profile(looks) if command.on == "slurm" else None
     jobs = (profile.parallel or len(trials)) if profile else jobs
     gpus = profile.gpus_per_trial if profile else estimate.local_gpus(trials[0].config.model.device)
+    processes = profile.nodes * profile.tasks_per_node if profile else 1
 
     if command.dry_run:
         print(f"{command.name}: {sweep.question}\nsettings: {estimate.describe(settings)}")
         estimate.print_table(estimate.trial_table(trials))
-        processes = profile.nodes * profile.tasks_per_node if profile else 1
         on_slurm = profile is not None
         print(estimate.cost_line(trials, command.results, jobs, gpus=gpus, on_slurm=on_slurm, processes=processes))
         if is_search(command, sweep):
             print(describe_search(command, sweep, seeds, settings, jobs))
         if profile:
             launch.print_sbatch(profile, command.name, trials, command.results)
+        return 0
+    if command.plan:
+        from sweeps.power import print_plan
+
+        with bad_input():
+            print_plan(command, sweep, trials, jobs, gpus=gpus, processes=processes)
         return 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +141,7 @@ def _launch(
         from sweeps.take import take_next
 
         return take_next(trials, trainer)
-    retries, budget = Retries(command.retry_failed), _budget(command, trials, gpus)
+    retries, budget = Retries(command.retry_failed), _budget(command, trials, gpus, processes)
     with _sigterm_interrupts(), open_source(command, sweep, trials, len(seeds), settings) as source:
         if profile is None:
             failed = _run_here(command, source, retries, budget, jobs, trainer)
@@ -180,7 +188,7 @@ def _finish(command: Command, source: "Source", failed: "dict[str, Outcome]", re
     return 0 if is_reported and not failed and stopped is None else 1
 
 
-def _budget(command: Command, trials: Sequence[Any], gpus: int = 0) -> "Budget | None":
+def _budget(command: Command, trials: Sequence[Any], gpus: int, processes: int) -> "Budget | None":
     """What may be started, where the command line limits it; says how many of `trials` fit."""
     from sweeps.budget import Budget
     from sweeps.past import PastRuns
@@ -191,12 +199,13 @@ def _budget(command: Command, trials: Sequence[Any], gpus: int = 0) -> "Budget |
     budget = Budget(
         command.name,
         results,
-        PastRuns(results, on_slurm=on_slurm),
+        PastRuns(results, on_slurm=on_slurm, processes=processes),
         max_trials=command.max_trials,
         max_gpu_hours=command.max_gpu_hours,
         gpus=gpus,
     )
-    print(budget.announcement(trials), flush=True)
+    if told := budget.announcement(trials):
+        print(told, flush=True)
     return budget
 
 
