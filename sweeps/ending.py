@@ -24,11 +24,14 @@ def writes_to(results: Path) -> Iterator[None]:
     """Around a launch. Raises NoSpace for a full disk, BadInput for a folder that cannot be written."""
     try:
         yield
-    except OSError as error:
-        found = from_error(f"{type(error).__name__}: {error}")
+    except (OSError, BadInput) as error:
+        cause = error.__cause__ if isinstance(error, BadInput) else error
+        if not isinstance(cause, OSError):
+            raise
+        found = from_error(f"{type(cause).__name__}: {cause}")
         if found.kind == Kind.DISK_FULL:
             raise NoSpace(f"{found.sentence} (results are in {results}); {found.cure}") from error
-        if found.error == READ_ONLY:
+        if found.error == READ_ONLY and not isinstance(error, BadInput):
             raise BadInput(f"{found.sentence}; {found.cure}") from error
         raise
 

@@ -83,7 +83,7 @@ def _judge(folder: Path, status: dict[str, Any], words: str, exit_sentence: str)
     if outside is not None:
         return from_error(_line_of(outside, said), dying)
     if _is_full(folder):  # so full that it could not even say so
-        return from_error("", "No space left on device")
+        return from_error(f"no space left where {folder} is")
     return _without_a_word(status, dying, exit_sentence)
 
 

@@ -1,6 +1,8 @@
 """A trainer of no model: writes the run directory as `saei.train.train` does, in a moment. Also the sweep CLI with it.
 
 Environment: FAKE_LOG, a file that gets a line per execution; FAKE_STEP_S, seconds per step; FAKE_FAIL_SEED;
+FAKE_ERROR: raise a RuntimeError of this text, in which {seed} stands for the seed, at the first step;
+FAKE_KILL_AT: kill itself at this step, unless it continues from there; FAKE_BYTES: written to disk at every step;
 FAKE_EVAL: write an eval table too, with scores that fall with the distance of view.step_size from 4 grey levels.
 """
 
@@ -62,7 +64,7 @@ def train(config: Config) -> None:
 
         def status(state: str) -> None:
             numbers = {"reward": 0.5, "entropy": 0.2, "time_step": 0.1}
-            where = {"state": state, "step": step, "steps": config.steps, "pid": os.getpid()}
+            where = {"state": state, "step": step, "steps": config.steps, "pid": os.getpid(), "heartbeat": time.time()}
             _write(folder / "status.json", where | numbers)
 
         try:
@@ -70,6 +72,11 @@ def train(config: Config) -> None:
                 raise ArithmeticError("the fake trainer was told to fail")
             for step in range(first, config.steps):
                 status("running")
+                if "FAKE_ERROR" in os.environ:
+                    raise RuntimeError(os.environ["FAKE_ERROR"].format(seed=config.seed))
+                if first < step == int(os.environ.get("FAKE_KILL_AT", "-1")):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                (folder / f"ballast-{step}").write_bytes(bytes(int(os.environ.get("FAKE_BYTES", "0"))))
                 time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
                 cursor.write_text(str(step + 1))
             step = config.steps
