@@ -1,9 +1,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,15 +17,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from saei.cli import BadInput
+from saei.cli import BadInput, run_main
 from sweeps.definition import load_sweep
 from sweeps.outcome import Kind, Outcome
 from sweeps.plan import make_trials
 from sweeps.pruner import instances, is_worse
+from sweeps.run import main
 from sweeps.search import settings
 from sweeps.searching import Search
 from sweeps.trial import settle
-from tests.fake_trainer import train
+from tests.fake_trainer import TRAINER, train
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = {"steps": 2}
@@ -409,3 +412,106 @@ def test_another_budget_is_another_search_in_the_same_ledger(tmp_path):
     assert [record["key"]["settings"]["steps"] for record in records] == [2, 3]
     assert [len(record["points"]) for record in records] == [2, 2]
     assert len(executions(results)) == 4 and (results / "search" / "points-2.log").exists()
+
+
+# ---- the command
+
+
+def command(*words, results):
+    return run_main(lambda: main(["search", *words, "--results", str(results), "--no-report"], trainer=TRAINER))
+
+
+def test_a_launch_ends_with_the_best_point_and_more_seeds_of_it_are_had_by_its_name(tmp_path, capsys):
+    results = tmp_path / "results"
+    words = ["--points", "2", "--seeds", "1", "--steps", "1", "--jobs", "2", "--sampler", "random"]
+    assert command(*words, results=results) == 0
+    *_, found, warning = capsys.readouterr().out.splitlines()
+    best = study(results).best_trial
+    arm = best.user_attrs["point"]
+    assert found.startswith(
+        f"best point {arm}: validation/mean@8 {best.value:.4f} (mean over 1 seed; 2 complete): "
+        f"view.step_size {round(best.params['step_size'], 2)}, "
+    )
+    assert warning.startswith("it was chosen on validation") and "test figure is in the report" in warning
+    assert len(executions(results)) == 4  # grpo, saei and two points
+    plan = json.loads((results / "search" / "plan.json").read_text())
+    assert [(entry["arm"], entry["exploratory"]) for entry in plan["trials"]] == [
+        ("grpo", False), ("saei", False), ("p000", True), ("p001", True),
+    ]  # fmt: skip
+    assert plan["primary_contrast"] == ["saei", "grpo"]
+
+    assert command("--only", arm, "--seeds", "2", "--steps", "1", results=results) == 0
+    assert "best point" not in capsys.readouterr().out and len(executions(results)) == 5
+    assert command(*words, results=results) == 0
+    assert len(executions(results)) == 5
+
+
+def test_a_budget_of_trials_ends_a_search_and_the_next_launch_goes_on(tmp_path, capsys):
+    results = tmp_path / "results"
+    words = ["--points", "3", "--seeds", "1", "--steps", "1", "--jobs", "1"]
+    assert command(*words, "--max-trials", "3", results=results) == 0
+    assert "no point" not in capsys.readouterr().out and len(executions(results)) == 3
+    assert len(ledger(results)) == 2  # the second was refused; no third was asked for
+    assert command(*words, results=results) == 0
+    assert len(executions(results)) == 5 and len(ledger(results)) == 3
+
+
+def test_a_dry_run_shows_the_space_and_the_cost_of_a_point_and_writes_nothing(tmp_path, capsys):
+    assert command("--dry-run", "--points", "7", "--jobs", "1", results=tmp_path / "results") == 0
+    out = capsys.readouterr().out
+    for text in ("step_size   0.5 to 16, log scale", "n_view      2 to 10, whole numbers", "Points: 7 by tpe",
+                 "mean validation/mean@8 over seeds 0 to 2; the test split is not read",
+                 "One point, in the middle of the space: 3 of 3 trials, 450 steps"):  # fmt: skip
+        assert text in out, text
+    assert "grpo" in out and "p000" not in out
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["components", "--points", "3"], "--points is for a search, and components has fixed arms"),
+        (["components", "--sampler", "random"], "--sampler is for a search"),
+        (["search", "--only", "grpo", "--storage", "sqlite:///x"], "--storage is for a search, and with --only"),
+        (["search", "--set", "view.step_size=3"], "view.step_size is what arm p000 sets"),
+        (["search", "--only", "p007"], "there is no arm 'p007'"),
+        (["search", "--storage", "sqlite:////nowhere/x.db", "--seeds", "1"], "cannot be opened: "),
+    ],
+)
+def test_words_that_do_nothing_or_cannot_be_are_refused(tmp_path, capsys, words, sentence):
+    assert run_main(lambda: main([*words, "--results", str(tmp_path)], trainer=TRAINER)) == 2
+    assert sentence in capsys.readouterr().err
+    assert executions(tmp_path / "results") == []
+
+
+@pytest.mark.parametrize("storage", ["", "sqlite:///{}/search.db"])
+def test_the_dashboard_shows_a_search(tmp_path, storage):
+    url = storage.format(tmp_path)
+    with search(tmp_path, points=2, storage=url) as source:
+        run(source)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    server = subprocess.Popen(
+        [program, url or str(tmp_path / "search" / "points.log"), "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        listed = wait_for(lambda: answer(f"http://127.0.0.1:{port}/api/studies"), "the dashboard")
+        (summary,) = listed["study_summaries"]
+        assert summary["study_name"] == "search" and summary["directions"] == ["maximize"]
+        shown = answer(f"http://127.0.0.1:{port}/api/studies/{summary['study_id']}?after=0")["trials"]
+        assert [trial["state"] for trial in shown] == ["Complete", "Complete"]
+        assert {param["name"] for param in shown[0]["params"]} == set(load_sweep("search").space.ranges)
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def answer(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return json.loads(response.read())
+    except OSError:
+        return None
