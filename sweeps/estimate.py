@@ -67,11 +67,11 @@ def _step(trial: Trial) -> int:
     return min(status(trial).get("step", 0), trial.config.steps)
 
 
-def sources(figures: Sequence[Figures], *, on_slurm: bool) -> str:
-    """Where the figures of some trials come from, in sentences."""
+def sources(figures: Sequence[Figures], *, on_slurm: bool, of: str = "trials") -> str:
+    """Where the figures of some trials, or arms, come from, in sentences."""
     counted = Counter(figure.source for figure in figures)
     named = "; ".join(
-        source if len(counted) == 1 else f"{source} (for {count} trials)" for source, count in counted.most_common()
+        source if len(counted) == 1 else f"{source} (for {count} {of})" for source, count in counted.most_common()
     )
     parts = [f"Figures: {named}."]
     if any(math.isnan(figure.problem_s) for figure in figures):

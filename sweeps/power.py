@@ -91,7 +91,7 @@ def print_plan(
         )
     print(
         f"{command.name}: {primary.arm} minus {primary.against} on {test_metric(trials[0].config)}; an effect of "
-        f"{command.effect:g} points, power 80 %, two-sided 5 %."
+        f"{command.effect:g} percentage points, power 80 %, two-sided 5 %."
     )
     print_table(_seeds_table(rows))
     if primary.sd[1] == 0:
@@ -99,7 +99,8 @@ def print_plan(
     past = PastRuns(command.results, on_slurm=command.on == "slurm", processes=processes)
     print_table(_cost_table(primary, trials, past, jobs, gpus))
     first = {trial.arm: trial for trial in reversed(trials)}
-    print(sources([past.figures(trial.config) for trial in first.values()], on_slurm=command.on == "slurm"))
+    figures = [past.figures(trial.config) for trial in first.values()]
+    print(sources(figures, on_slurm=command.on == "slurm", of="arms"))
     print(_advice(command, primary, trials))
 
 

@@ -58,7 +58,7 @@ def test_a_plan_shows_seeds_hours_and_the_command_and_runs_nothing(tmp_path, cap
     assert plan(results, "--effect", "1", "--jobs", "2") == 0
     assert sorted(path for path in results.rglob("*")) == before
     out = capsys.readouterr().out
-    assert "saei minus grpo on test/mean@8; an effect of 1 points, power 80 %, two-sided 5 %" in out
+    assert "saei minus grpo on test/mean@8; an effect of 1 percentage points, power 80 %, two-sided 5 %" in out
     rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]] for line in out.splitlines()
             if line.startswith("│")}  # fmt: skip
     assert rows["saei - grpo (primary)"][:3] == ["3 paired seeds", "1.00", "0.66 to 3.08"]
