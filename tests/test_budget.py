@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from saei.cli import run_main
 from saei.config import Config, to_dict, with_overrides
 from sweeps.budget import Budget
 from sweeps.estimate import cost_line
 from sweeps.past import PastRuns, evaluated
+from sweeps.run import main
 from sweeps.slurm.tickets import Ticket, update_ticket, write_ticket
 from sweeps.trial import Trial
+from tests.fake_trainer import TRAINER
 
 # 10 steps, validation of 4 problems before steps 0 and 5, at the end 4 validation and 8 test problems: 20 evaluated
 BASE = with_overrides(
@@ -136,3 +139,27 @@ def test_trials_that_slurm_holds_for_this_sweep_are_reserved_until_their_job_has
     assert "what runs or waits takes about 1 more" in budget.refuses(trial(tmp_path))
     update_ticket(tmp_path, "t1", closed=True)
     assert budget.refuses(trial(tmp_path)) == ""
+
+
+def test_a_launch_stops_at_its_limit_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "executions"))
+    results = tmp_path / "results"
+    words = ["components", "--only", "grpo", "--only", "saei", "--seeds", "2", "--steps", "1", "--no-report",
+             "--jobs", "2", "--results", str(results)]  # fmt: skip
+
+    def launch(*more):
+        return run_main(lambda: main([*words, *more], trainer=TRAINER))
+
+    def done():
+        return len(list(results.glob("components/*/DONE")))
+
+    launch("--max-trials", "3")
+    assert done() == 3
+    out = "".join(capsys.readouterr())
+    assert "--max-trials 3: 3 of 4 missing trials fit." in out and "this launch has started as many" in out
+    # a step of the default 1.5 s and 30 % beside it: 0.00054 h
+    launch("--max-gpu-hours", "0.0005")
+    assert done() == 3
+    out = "".join(capsys.readouterr())
+    assert "0 of 1 missing trials fit" in out and "would take about 0.000542; raise it to go on" in out
+    assert launch("--max-trials", "3") == 0 and done() == 4
