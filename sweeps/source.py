@@ -2,11 +2,13 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sweeps.outcome import Outcome
-from sweeps.study import SweepStudy
 from sweeps.trial import Trial
+
+if TYPE_CHECKING:
+    from sweeps.study import SweepStudy  # loads Optuna, which commands that only look do without
 
 
 class Source(Protocol):
@@ -38,7 +40,7 @@ class Source(Protocol):
 class Listed:
     """The trials of an ordinary sweep, in order; the study is told what becomes of them."""
 
-    def __init__(self, trials: Sequence[Trial], study: SweepStudy) -> None:
+    def __init__(self, trials: Sequence[Trial], study: "SweepStudy") -> None:
         self._all, self._waiting, self._study = list(trials), deque(trials), study
 
     def take(self, room: int) -> list[Trial]:
