@@ -77,9 +77,8 @@ def _give_up(runner: Runner) -> None:
             jobs.append(ticket.job)
     if jobs:
         cancel_jobs(jobs)
-        runner.screen.note(
-            f"cancelled the other {len(jobs)} jobs of this sweep; their trials continue when launched again"
-        )
+        count = f"{len(jobs)} jobs" if len(jobs) > 1 else "job"
+        runner.screen.note(f"cancelled the other {count} of this sweep; the same command continues their trials")
 
 
 def _pause(runner: Runner, poll_s: float) -> None:

@@ -60,6 +60,9 @@ def judge(folder: Path, ticket: Ticket, state: str, reason: str = "") -> Outcome
         return found  # the trainer's own word, whatever became of the job afterwards
     if state == "FAILED" and reason.replace(" ", "") in ("JobLaunchFailure", "NodeDown", "NodeFail"):
         state = "NODE_FAIL"
+    if not state and not status and not stderr.exists():
+        said = f"Slurm no longer knows job {ticket.job}, and it left no trace"
+        return replace(found, kind=Kind.NODE_FAILED, sentence=said, cure="", error="")
     if state in _BY_STATE:
         kind, words = _BY_STATE[state]
         said = f"{words} (job {ticket.job}, {state})"

@@ -31,6 +31,8 @@ OLD_S = 600.0
 SILENCE_S = 30.0
 """squeue may be silent for so long before the runner says so."""
 RESTARTS_IN_VAIN = 3
+SEARCH_AT_ONCE = 8
+"""Trials of a search that are queued together where the profile sets no `parallel`."""
 
 
 @dataclass(slots=True)
@@ -43,9 +45,7 @@ class Ended:
 
 @dataclass(slots=True)
 class Runner:
-    """One launch. `watched`: trials with an open ticket; `elsewhere`: a process of this machine has them; `before`:
-    those whose job had ended before this launch looked.
-    """
+    """One launch. `watched`: trials with an open ticket; `elsewhere`: a process of this machine has them."""
 
     source: Source
     screen: Screen
@@ -60,7 +60,10 @@ class Runner:
     started: set[str] = field(default_factory=set)
     living: dict[str, JobFact] = field(default_factory=dict)
     ended: dict[str, Ended] = field(default_factory=dict)
-    seen_alive: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
+    """Trials whose present job squeue has shown."""
+    mine: set[str] = field(default_factory=set)
+    """Trials whose job was alive at some time in this launch."""
     restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     refused: bool = False
@@ -114,7 +117,8 @@ class Runner:
         key = trial.trial_id
         if fact is not None and fact.is_living:
             self.living[key] = fact
-            self.seen_alive.add(key)
+            self.shown.add(key)
+            self.mine.add(key)
             self.ended.pop(key, None)
             if words := stuck(fact):
                 self._say_once(trial, words)
@@ -124,7 +128,7 @@ class Runner:
             folder = home(trial, ticket)
             outcome = judge(folder, ticket, state, fact.reason if fact else "")
             step = kept_step(folder)
-            was_before = key not in self.seen_alive and not self.detach
+            was_before = key not in self.mine and not self.detach
             vain = None if was_before else fruitless(ticket, outcome, step)
             self._close(trial, vain or outcome, ticket, step, retry=was_before or ticket.sweep != self.feeder.name)
 
@@ -136,6 +140,8 @@ class Runner:
         if heartbeat != ended.heartbeat or is_busy(trial):
             self.ended[trial.trial_id] = Ended(now, heartbeat)
             return False
+        if fact is None and trial.trial_id not in self.shown and is_on_its_way(ticket):
+            return False  # some sites answer squeue from a cache, which may not know a new job yet
         forgotten = fact is None and found.get("state") == schema.RUNNING
         fresh = forgotten and time.time() - (heartbeat or 0.0) < OLD_S
         return now - ended.at >= (GONE_SETTLE_S if fresh else SETTLE_S)
@@ -218,7 +224,7 @@ class Runner:
         more to go by when earlier ones have ended.
         """
         active = len(self.waiting) + len(self.watched) + len(self.elsewhere)
-        at_once = self.feeder.profile.parallel or self.feeder.largest
+        at_once = self.feeder.profile.parallel or SEARCH_AT_ONCE
         room = len(self.source.trials) if isinstance(self.source, Listed) else at_once - active
         if room > 0 and not self.source.is_exhausted:
             self.waiting.extend(self.source.take(room))
@@ -295,7 +301,8 @@ class Runner:
         for trial in [trial for trial in self.waiting if trial.trial_id in keys]:
             self.waiting.remove(trial)
             self._follow(trial, keys[trial.trial_id])
-            self.seen_alive.add(trial.trial_id)
+            self.mine.add(trial.trial_id)
+            self.shown.discard(trial.trial_id)
         first, count = tickets[0], len(tickets)
         jobs = f"job {first.job}" if count == 1 else f"array {first.job.partition('_')[0]}, {first.parallel} at a time"
         self.screen.note(f"submitted {count} trial{'s' * (count > 1)}: {jobs}; logs in {first.logs}")
