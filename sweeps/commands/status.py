@@ -9,7 +9,7 @@ from statistics import median
 from typing import Annotated
 
 import tyro
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -41,6 +41,7 @@ MANY = 40
 """More trials than this are grouped in a terminal."""
 REFRESH_S, ASK_SLURM_S = 2.0, 20.0
 RIGHT = ("step", "validation", "seen", "left")
+_SHARES = {FAILED: 0.35, STOPPED: 0.15, CANCELLED: 0.15}
 _IN_GROUPS = (FINISHED, MISSING, PRUNED, QUEUED, SUBMITTED)
 
 
@@ -91,7 +92,7 @@ def _look(results: Path, name: str, queue: Queue | None = None) -> tuple[Recorde
 
 def _watch(command: StatusCommand) -> int:
     """Refresh until Ctrl-C. Slurm is asked a few times a minute at most, whatever the screen does."""
-    out = console()
+    out = Console(highlight=False)
     if not out.is_terminal:
         raise BadInput("--watch needs a terminal; without it the command prints the status once")
     asked, queue = 0.0, None
@@ -110,7 +111,7 @@ def _watch(command: StatusCommand) -> int:
 def _screen(command: StatusCommand, queue: Queue | None) -> tuple[Group, Queue]:
     """The watched view, cut to the height of the terminal."""
     stamp = Text(f"{time.strftime('%H:%M:%S')}, Ctrl-C ends the watching and nothing else", style="dim")
-    room = max(3, terminal_lines() - 10)
+    room = max(3, terminal_lines() - 14)
     if not command.name:
         heads, rows, queue = _overview(command.results, queue)
         return Group(grid(heads, rows[:room], right=heads[1:], may_shrink="sweep"), stamp), queue
@@ -129,9 +130,18 @@ def _rows(seen: Sequence[Seen], is_grouped: bool, room: int = 10**6) -> tuple[li
     """The trials to show a row each, and a line about the others."""
     if not is_grouped or len(seen) <= min(MANY, room):
         return list(seen)[:room], "" if len(seen) <= room else f"{len(seen) - room} more trials below"
+    room = min(MANY, room)
     order = {state: number for number, state in enumerate(STATES)}
     telling = sorted((one for one in seen if one.state not in _IN_GROUPS), key=lambda one: order.get(one.state, 0))
-    shown = telling[: min(MANY, room)]
+    first: list[Seen] = []
+    for one in telling:  # a part of the room for each state, so that none hides the others
+        if sum(other.state == one.state for other in first) < max(1, int(room * _SHARES.get(one.state, 0.5))):
+            first.append(one)
+    chosen = {one.entry.trial_id for one in first[:room]}
+    for one in telling:  # what is left of it, for whoever comes first
+        if len(chosen) < room:
+            chosen.add(one.entry.trial_id)
+    shown = [one for one in telling if one.entry.trial_id in chosen]
     left = Counter(one.state for one in seen) - Counter(one.state for one in shown)
     return shown, f"Not shown: {_counts(left)}; --all shows every trial."
 
@@ -174,7 +184,8 @@ def head_lines(sweep: Recorded, seen: Sequence[Seen], around: Surroundings) -> l
     if runner is not None:
         lines.append(f"a runner is at work ({runner.name})")
     elif unfinished:
-        lines.append(f"no runner at work here; python sweeps/run.py {sweep.name} goes on with what is missing")
+        on = " --on slurm" if around.tickets else ""
+        lines.append(f"no runner at work here; python sweeps/run.py {sweep.name}{on} goes on with what is missing")
     if not around.queue.answered:
         lines.append(
             f"Slurm does not answer ({around.queue.problem or 'no reason given'}): its jobs are shown as known"

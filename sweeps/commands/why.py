@@ -104,7 +104,7 @@ def _of_ended(one: Seen, around: Surroundings) -> list[str]:
     files = stderr_files(one)
     path, since = files[0] if files else (None, 0.0)
     ticket = one.ticket
-    if one.state == MISSING and path is None:
+    if one.state == MISSING and path is None and (ticket is None or not ticket.job):
         return ["it has not been started"]
     if ticket is not None and ticket.job and (path is None or path.parent == Path(ticket.logs)):
         job = around.queue.of(ticket)
