@@ -42,6 +42,9 @@ _PACKED = "--set optim.pack_tokens=N (tokens of one forward pass in attacks and 
 _NEW_TRIALS = "results change by rounding only, but the trials are new ones, so set it for the whole sweep"
 _GPU_FULL = r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
 
+TOLD = re.compile(r"^(?:(?:OutOfMemory|DiskFull|DiskFailed|BadInput|ProcessLost): |(?=out of memory))")
+"""Beginnings of errors that the trainer has put in plain words, mostly with what to do."""
+
 CAUSES: tuple[Cause, ...] = (
     _cause(
         _GPU_FULL, Kind.OUT_OF_MEMORY, "out of memory", f"the GPU was full while sampling: lower {_SAMPLING}; "
@@ -117,13 +120,14 @@ CAUSES: tuple[Cause, ...] = (
         "correct the path (--set data.path=...), absolute and visible from every node", NO_PROBLEMS,
     ),
     _cause(
-        r"NCCL|ncclSystemError|DistBackendError|[Gg]loo|ProcessGroup|TCPStore|Connection (?:reset|closed) by peer",
+        r"ProcessLost|NCCL|ncclSystemError|DistBackendError|[Gg]loo|ProcessGroup|TCPStore"
+        r"|Connection (?:reset|closed) by peer",
         Kind.FAILED, "another process of this trial ended or could not be reached",
         "look at the logs of its other tasks (..._1_log.err); for NCCL's own errors, NCCL_DEBUG=INFO in the profile's "
         "env says more", PARTNER,
     ),
     _cause(
-        r"Input/output error|\[Errno 5\]|Stale file handle|\[Errno 116\]|Transport endpoint",
+        r"DiskFailed|[Ii]nput/output error|\[Errno 5\]|Stale file handle|\[Errno 116\]|Transport endpoint",
         Kind.FAILED, "the file system failed", "launch again; if it comes back, tell those who run the file system",
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saei import schema
-from sweeps.causes import PARTNER, Cause, cause_of
+from sweeps.causes import PARTNER, TOLD, Cause, cause_of
 from sweeps.outcome import Kind, Outcome
 from sweeps.trial import read_json, sealed_folder
 
@@ -23,7 +23,7 @@ _RAISED = re.compile(r"^(?:[\w.]*\.)?(\w+): ?(.*)$")
 _TASK = re.compile(r"^(.*_)\d+(_log\.err)$")
 _FROM_OUTSIDE = {Kind.TIMED_OUT, Kind.PREEMPTED, Kind.NODE_FAILED, Kind.CANCELLED}
 """A run that wrote that it was interrupted was so for one of these reasons, where standard error names it."""
-_LONGEST = 600
+_LONGEST = 1000
 
 
 def from_run_directory(
@@ -52,10 +52,16 @@ def from_error(error: str, words: str = "") -> Outcome:
     """The outcome for an error "Type: message"; `words`: more text in which its cause may show, as the traceback."""
     line = _shortened(error)
     cause = cause_of(error, words) or cause_of(_spoken(words), words)
-    if cause is None:
-        return Outcome(kind=Kind.FAILED, sentence=line, error=signature(error))
-    said = cause.what if not line or line.lower().startswith(cause.what) else f"{cause.what}: {line}"
-    return Outcome(kind=cause.kind, sentence=said, cure=cause.cure, error=cause.name or signature(error))
+    told = TOLD.match(line)
+    kind = cause.kind if cause else Kind.FAILED
+    said, cure = line[told.end() :] if told else line, cause.cure if cause else ""
+    if told and kind == Kind.OUT_OF_MEMORY:
+        cure = "a setting that is lowered makes new trials: set it for the whole sweep (--set FIELD=N)"
+    elif told and kind == Kind.DISK_FULL:
+        cure = ""
+    elif cause and not told:
+        said = f"{cause.what}: {line}" if line and not line.lower().startswith(cause.what) else line or cause.what
+    return Outcome(kind=kind, sentence=said, cure=cure, error=(cause and cause.name) or signature(error))
 
 
 def signature(error: str) -> str:
