@@ -94,12 +94,15 @@ def _launch(
     command: Command, sweep: Sweep, arms: Sequence[str], seeds: range, settings: dict[str, Any], trainer: str
 ) -> int:
     from sweeps import estimate  # from here on torch, Optuna and submitit are loaded
+    from sweeps.materials import refuse_missing_models
     from sweeps.plan import make_trials, plan_sentences, write_plan
     from sweeps.retry import Retries
     from sweeps.slurm import launch
 
     with bad_input():
         trials = make_trials(command.name, sweep, arms, seeds, settings, command.results)
+        for sentence in refuse_missing_models(trials):
+            print(sentence, file=sys.stderr)
     _hear_ctrl_c()
     folder = command.results.resolve() / command.name
     threads = trials[0].config.threads

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import tyro
@@ -14,7 +13,6 @@ from rich.live import Live
 from rich.text import Text
 
 from saei.cli import BadInput, checked_command_line
-from sweeps.commands.holders import runner_of
 from sweeps.commands.recorded import Recorded, read_sweep, sweep_folders, unknown_sweep
 from sweeps.commands.seen import (
     CANCELLED,
@@ -23,7 +21,6 @@ from sweeps.commands.seen import (
     MISSING,
     PRUNED,
     QUEUED,
-    STALE_S,
     STATES,
     STOPPED,
     SUBMITTED,
@@ -32,9 +29,8 @@ from sweeps.commands.seen import (
     see,
     surroundings,
 )
-from sweeps.commands.shown import console, counted, grid, print_grid, print_lines, short, terminal_lines, width
-from sweeps.judging import signature
-from sweeps.live import duration
+from sweeps.commands.shown import console, grid, print_grid, print_lines, short, terminal_lines, width
+from sweeps.commands.summary import count_words, head_lines, tail_lines
 from sweeps.slurm.queue import Queue
 
 MANY = 40
@@ -143,7 +139,7 @@ def _rows(seen: Sequence[Seen], is_grouped: bool, room: int = 10**6) -> tuple[li
             chosen.add(one.entry.trial_id)
     shown = [one for one in telling if one.entry.trial_id in chosen]
     left = Counter(one.state for one in seen) - Counter(one.state for one in shown)
-    return shown, f"Not shown: {_counts(left)}; --all shows every trial."
+    return shown, f"Not shown: {count_words(left)}; --all shows every trial."
 
 
 def _cells(rows: Sequence[Seen], columns: int) -> tuple[list[str], list[list[str]]]:
@@ -169,83 +165,6 @@ def _cells(rows: Sequence[Seen], columns: int) -> tuple[list[str], list[list[str
 
 def _progress(one: Seen) -> str:
     return "-" if one.step is None else f"{one.step}/{one.steps if one.steps is not None else '?'}"
-
-
-def head_lines(sweep: Recorded, seen: Sequence[Seen], around: Surroundings) -> list[str]:
-    """Counts, what was spent, how long it may take, who works on it."""
-    counts = Counter(one.state for one in seen)
-    first = f"{sweep.name}: {counted(len(seen), 'trial')}: {_counts(counts) or 'none'}"
-    lines = [first + (f" ({sweep.note})" if sweep.note else "")]
-    amounts = [text for text in (_spent(seen), _left(sweep, seen)) if text]
-    if amounts:
-        lines.append("; ".join(amounts))
-    runner = runner_of(sweep.folder, around.holders)
-    unfinished = any(one.state not in (FINISHED, PRUNED) for one in seen)
-    if runner is not None:
-        lines.append(f"a runner is at work ({runner.name})")
-    elif unfinished:
-        on = " --on slurm" if around.tickets else ""
-        lines.append(f"no runner at work here; python sweeps/run.py {sweep.name}{on} goes on with what is missing")
-    if not around.queue.answered:
-        lines.append(
-            f"Slurm does not answer ({around.queue.problem or 'no reason given'}): its jobs are shown as known"
-        )
-    silent = [one for one in seen if one.is_active and (one.age_s or 0.0) > STALE_S and one.state != QUEUED]
-    if silent:
-        lines.append(f"no sign of life for {short(max(one.age_s or 0.0 for one in silent))}: {_named(silent)}")
-    return lines
-
-
-def _counts(counts: Counter[str]) -> str:
-    unknown = sorted(set(counts) - set(STATES))
-    return ", ".join(f"{counts[state]} {state}" for state in (FINISHED, *STATES[:-1], *unknown) if counts[state])
-
-
-def _spent(seen: Sequence[Seen]) -> str:
-    if not any(one.spent_s for one in seen):
-        return ""
-    on_gpus = sum(one.spent_s * one.gpus for one in seen) / 3600
-    without = sum(one.spent_s for one in seen if not one.gpus) / 3600
-    parts = [f"{on_gpus:.1f} GPU-hours"] if on_gpus else []
-    return "spent " + " and ".join([*parts, *([f"{without:.1f} worker-hours"] if without else [])])
-
-
-def _left(sweep: Recorded, seen: Sequence[Seen]) -> str:
-    """How long what is missing takes at the speed of the trials that are known."""
-    speeds = [one.step_s for one in seen if one.step_s]
-    missing = [one for one in seen if one.state not in (FINISHED, PRUNED)]
-    if not speeds or not missing:
-        return ""
-    usual = median(speeds)
-    seconds = sum(max(0, (one.steps or sweep.steps) - (one.step or 0)) * (one.step_s or usual) for one in missing)
-    at_once = sum(one.is_active and one.state not in (QUEUED, SUBMITTED) for one in seen)
-    if not at_once:
-        return f"about {duration(seconds)} of one worker left"
-    return f"about {duration(seconds / min(at_once, len(missing)))} left with {at_once} at a time"
-
-
-def tail_lines(sweep: Recorded, seen: Sequence[Seen]) -> list[str]:
-    """What failed most, what stopped, where the logs are."""
-    failed = [one for one in seen if one.state == FAILED]
-    lines = []
-    if failed:
-        causes = Counter(signature(one.message) or "no message" for one in failed)
-        cause, count = causes.most_common(1)[0]
-        one = next(one for one in failed if (signature(one.message) or "no message") == cause)
-        words = one.message if len(one.message) <= 160 else one.message[:160] + " ..."
-        lines.append(f"failed{' most' if len(causes) > 1 else ''}: {words or 'no message'} ({counted(count, 'trial')})")
-        lines.append(f"  python sweeps/run.py why {sweep.name}/{one.entry.name} says more")
-    resting = [one for one in seen if one.state in (STOPPED, CANCELLED)]
-    if resting:
-        lines.append(f"stopped: the next launch continues {_named(resting)} from the step shown")
-    lines.append(f"logs: {sweep.folder}/<id>/log.txt, or python sweeps/run.py logs {sweep.name}/<trial>")
-    return lines
-
-
-def _named(seen: Sequence[Seen], most: int = 3) -> str:
-    names = [one.entry.name for one in seen[:most]]
-    more = len(seen) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 # ---- all sweeps
