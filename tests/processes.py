@@ -1,4 +1,4 @@
-"""Starting the processes of a trial as a launcher does, on loopback."""
+"""Starting the processes of a trial as a launcher does, on loopback; and what "the same numbers" means for them."""
 
 import json
 import os
@@ -8,9 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from saei import schema
 from saei.config import Config, to_dict
+from tests.runs import frame
 
 ROOT = Path(__file__).resolve().parent.parent
+EQUAL = 1e-9
+"""Relative; differences seen are below 1e-11 (the optimizer divides by roots of small squares)."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -69,3 +77,15 @@ def ended(processes: Sequence[subprocess.Popen[str]], timeout_s: float) -> list[
             process.kill()
             codes.append(process.wait())
     return codes
+
+
+def assert_nearly_same_run(one: Path, other: Path) -> None:
+    """Every table, picture and weight of two float64 runs, but for rounding; timings aside."""
+    for table in schema.TABLES:
+        pd.testing.assert_frame_equal(frame(one, table), frame(other, table), rtol=EQUAL, atol=EQUAL, obj=table)
+    weights, others = (load_file(run / schema.MODEL_FOLDER / "model.safetensors") for run in (one, other))
+    assert weights.keys() == others.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=0, atol=EQUAL)
+    pictures = [{p.name: p.read_bytes() for p in (run / schema.IMAGES_FOLDER).iterdir()} for run in (one, other)]
+    assert pictures[0] == pictures[1]

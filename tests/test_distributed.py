@@ -10,10 +10,8 @@ import signal
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from saei import schema
 from saei.checkpoint import checkpoints, read_cursor
@@ -22,11 +20,8 @@ from saei.distributed import ALONE, World
 from saei.parcel import from_bytes, to_bytes
 from saei.recorder import run_lock
 from saei.rendezvous import Place, find_place
-from tests.processes import ended, outcomes, output, start
+from tests.processes import assert_nearly_same_run, ended, outcomes, output, start
 from tests.runs import frame, small_config
-
-EQUAL = 1e-9
-"""Relative; differences seen are below 1e-11 (the optimizer divides by roots of small squares)."""
 
 
 def float64(folder: Path, name: str, **overrides):
@@ -79,17 +74,6 @@ def runs(tmp_path_factory) -> Path:
             codes = ended(start(folder / str(size), chosen, size, fail=(len(own) + 2, 1, 1)), 240)
             assert codes == [0] * size, output(folder / str(size), 0).read_text()[-3000:]
     return folder
-
-
-def assert_nearly_same_run(one: Path, other: Path) -> None:
-    for table in schema.TABLES:
-        pd.testing.assert_frame_equal(frame(one, table), frame(other, table), rtol=EQUAL, atol=EQUAL, obj=table)
-    weights, others = (load_file(run / schema.MODEL_FOLDER / "model.safetensors") for run in (one, other))
-    assert weights.keys() == others.keys()
-    for name in weights:
-        torch.testing.assert_close(weights[name], others[name], rtol=0, atol=EQUAL)
-    pictures = [{p.name: p.read_bytes() for p in (run / schema.IMAGES_FOLDER).iterdir()} for run in (one, other)]
-    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.parametrize("name", CASES)
