@@ -133,7 +133,7 @@ GresTypes=gpu
 NodeName=n0 NodeHostname=$HOST NodeAddr=$ADDRESS CPUs=$CPUS RealMemory=$(real_memory) Gres=gpu:$GPUS State=UNKNOWN
 PartitionName=main Nodes=n0 Default=YES MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 PartitionName=low Nodes=n0 Default=NO MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
-PartitionName=cancel Nodes=n0 Default=NO MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL GraceTime=20
+PartitionName=cancel Nodes=n0 Default=NO MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL GraceTime=5
 EOF
 }
 

@@ -86,6 +86,11 @@ class Site:
         self._runners.append(Runner(process, told))
         return self._runners[-1]
 
+    def watched_by(self, runner: Runner, sweep: str = "components") -> None:
+        """Wait until this runner has the sweep."""
+        lock = self.results / sweep / ".runner.lock"
+        wait_for(lambda: str(runner.process.pid) in lock.read_text(), "the runner to watch")
+
     def open(self, trial: str = "all") -> None:
         """Let this trial, or all, go on behind the gate."""
         (self.gate / trial).touch()
@@ -114,7 +119,10 @@ class Site:
             told = {name: status(folder) for name, folder in self.trials(sweep).items()}
             return [name for name, said in told.items() if said.get("state") == "running" and said["step"] >= step]
 
-        return wait_for(lambda: there() if len(there()) >= count else [], f"{count} trials at step {step}")
+        def told() -> str:
+            return "\n".join([f"{count} trials at step {step}", *(runner.text() for runner in self._runners)])
+
+        return wait_for(lambda: there() if len(there()) >= count else [], told)
 
     def executions(self) -> list[tuple[str, int, str, int]]:
         """(trial, first step, job, restarts) of every execution of the toy trainer."""

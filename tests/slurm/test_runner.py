@@ -1,7 +1,5 @@
 """The watching runner on a calm cluster: limits are kept, and nothing is submitted or run twice."""
 
-from tests.slurm.lab import wait_for
-
 
 def test_arrays_are_throttled_chunked_and_fed_under_the_submit_limit(site, slurm):
     site.profile(parallel=2, max_array=2, max_submitted=3)
@@ -62,8 +60,7 @@ def test_a_detached_launch_returns_and_the_next_one_watches(site, slurm):
     assert site.launch("--detach").ends() == 0
     (trial,) = site.training(1)
     watching = site.launch()
-    lock = site.results / "components" / ".runner.lock"
-    wait_for(lambda: str(watching.process.pid) in lock.read_text(), "the second launch to watch")
+    site.watched_by(watching)
     site.open()
     assert watching.ends() == 0
     assert slurm.submitted() - before == 1 and site.times_run() == {trial: 1}

@@ -23,32 +23,37 @@ def test_a_preempted_job_checkpoints_and_goes_on_by_itself(site, slurm):
     assert slurm.submitted() == before + 1  # that of the test
 
 
-def test_a_job_that_preemption_cancels_is_submitted_again(site, slurm):
+def test_where_slurm_does_not_requeue_the_runner_submits_again(site, slurm):
+    site.profile(requeue=False, partition="cancel")
+    runner = site.launch()
+    (trial,) = site.training(1)
+    jobs = [site.job(trial)]
+    slurm.warn(jobs[0])  # as ahead of the time limit
+    wait_for(lambda: len(site.executions()) == 2, "the trial to start again")
+    jobs.append(site.job(trial))
+    slurm.preempt()  # PreemptMode=CANCEL, with a warning before
+    wait_for(lambda: len(site.executions()) == 3, "the trial to start once more")
+    jobs.append(site.job(trial))
+    site.open()
+    assert runner.ends() == 0, runner.text()
+    site.assert_all_done(1)
+    assert site.executions() == [(trial, 0, jobs[0], 0), (trial, 2, jobs[1], 0), (trial, 2, jobs[2], 0)]
+    assert len(set(jobs)) == 3
+    assert runner.text().count("submitted again, from step 2") == 2
+
+
+def test_a_job_that_is_cancelled_in_the_middle_of_a_step_is_submitted_again(site, slurm, monkeypatch):
+    monkeypatch.setenv("TOY_DEAF", "1")  # its step takes longer than the grace after the warning
     site.profile(partition="cancel")
     runner = site.launch()
-    (trial,) = site.training(1)
-    first = site.job(trial)
+    site.training(1)
     slurm.preempt()
+    runner.says("pre-empted by another job")
     wait_for(lambda: len(site.executions()) == 2, "the trial to start again")
     site.open()
     assert runner.ends() == 0, runner.text()
     site.assert_all_done(1)
-    assert site.executions()[1][1] == 2 and site.job(trial) != first
-    assert "submitted again, from step 2" in runner.text()
-
-
-def test_without_requeue_a_warned_job_is_submitted_again(site, slurm):
-    site.profile(requeue=False)
-    runner = site.launch()
-    (trial,) = site.training(1)
-    first = site.job(trial)
-    slurm.warn(first)  # as ahead of the time limit
-    wait_for(lambda: len(site.executions()) == 2, "the trial to start again")
-    site.open()
-    assert runner.ends() == 0, runner.text()
-    site.assert_all_done(1)
-    assert site.executions()[1] == (trial, 2, site.job(trial), 0) and site.job(trial) != first
-    assert "submitted again, from step 2" in runner.text()
+    assert [first for _, first, _, _ in site.executions()] == [0, 2]
 
 
 def test_a_cancelled_job_is_left_alone_until_the_next_launch(site, slurm):
@@ -113,29 +118,28 @@ def test_slurmctld_may_be_away_and_come_back(site, slurm):
 
 
 def kill_after_sbatch():
-    """Plant a SIGKILL of the runner between sbatch's answer and the ticket."""
-    from sweeps.slurm import submit
+    """Plant a SIGKILL of the runner when sbatch has answered, before anybody has read the job's number."""
+    from submitit import SlurmExecutor
 
-    original = submit._sbatch
-
-    def killed(*arguments):
-        original(*arguments)
+    def killed(*_: object) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
+        return ""
 
-    submit._sbatch = killed
+    SlurmExecutor._get_job_id_from_submission_command = killed  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_runner_killed_between_sbatch_and_ticket_submits_nothing_twice(site, slurm):
     before = slurm.submitted()
-    site.open()
     assert site.launch(seeds=3, before=kill_after_sbatch).ends() == -signal.SIGKILL
     assert [ticket.job for ticket in site.tickets().values()] == ["", "", ""]
+    wait_for(lambda: slurm.submitted() - before == 3, "the jobs of the killed runner")
     runner = site.launch(seeds=3)
+    runner.says("which a killed runner had submitted")
+    site.open()
     assert runner.ends() == 0, runner.text()
     site.assert_all_done(3)
     assert slurm.submitted() - before == 3
     assert set(site.times_run().values()) == {1}
-    assert "which a killed runner had submitted" in runner.text()
 
 
 def test_jobs_go_on_without_their_runner_and_the_next_one_takes_them_over(site, slurm):
@@ -146,7 +150,7 @@ def test_jobs_go_on_without_their_runner_and_the_next_one_takes_them_over(site, 
     site.open(one)
     wait_for(lambda: (site.trials()[one] / "DONE").exists(), "a trial to finish without a runner")
     second = site.launch(seeds=2)
-    wait_for(lambda: site.tickets()[one].closed, "the next runner to see it")
+    site.watched_by(second)
     site.open(other)
     assert second.ends() == 0, second.text()
     site.assert_all_done(2)
