@@ -13,7 +13,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, cursor
         try:
             _write(temporary, model, optimizer, cursor)
             os.replace(temporary, target)
-        except Exception:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     for old in checkpoints(folder)[:-keep]:
@@ -63,11 +63,21 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, cursor
 def _write(folder: Path, model: nn.Module, optimizer: Optimizer, cursor: Cursor) -> None:
     folder.mkdir(parents=True)
     safetensors.torch.save_model(model, str(folder / "model.safetensors"))
-    with open(folder / "optimizer.pt", "wb") as file:  # opened here: by itself, torch hides why a write failed
-        torch.save(optimizer.state_dict(), file)
+    with open(folder / "optimizer.pt", "wb") as file:
+        _save_to(file, optimizer.state_dict())
     (folder / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
     for path in folder.iterdir():
         _flush_to_disk(path)
+
+
+def _save_to(file: BinaryIO, tree: dict[str, Any]) -> None:
+    """torch.save; what stopped the writing (a full disk, an interrupt) is raised in place of torch's own words."""
+    try:
+        torch.save(tree, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError | KeyboardInterrupt):
+            raise error.__context__ from error
+        raise
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -5,8 +5,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
+
+from torch import nn
 
 from saei import schema
 from saei.cli import BadInput
@@ -35,10 +38,10 @@ class OutOfMemory(RuntimeError):
     """The GPU or the machine has too little memory for these settings."""
 
 
-def explained(error: Exception, config: Config, *, step: int, weights_mb: float = 0.0) -> Exception:
+def explained(error: Exception, config: Config, *, checkpoint_mb: float = 0.0) -> Exception:
     """`error` in plain words where it is about space, or itself.
 
-    `step` is where the run would continue; `weights_mb` the size of the model, for a run without a checkpoint.
+    `checkpoint_mb` is the expected size of a checkpoint, for a run that has none yet.
     """
     if isinstance(error, BadInput | DiskFull | DiskFailed | OutOfMemory):
         return error
@@ -53,19 +56,41 @@ def explained(error: Exception, config: Config, *, step: int, weights_mb: float 
             f"out: {folder} cannot be written ({_words(number)}): make it writable, or choose another --out (of a "
             "sweep: another --results)"
         )
+    step, size = _newest_checkpoint(folder)
     goes_on = f"then the same command continues from step {step}"
     if number in _FULL:
-        size = checkpoint_mb(folder) or 3 * weights_mb  # AdamW keeps two more numbers for each weight
+        size = size or checkpoint_mb
         needs = f" (needs about {max(1, round(size))} MB a checkpoint)" if size else ""
         quota = " or ask for more quota" if number == errno.EDQUOT else ""
         return DiskFull(f"no space left on {place}{needs}: free some{quota}, {goes_on}")
     return DiskFailed(f"{place} fails ({_words(number)}): have its file system looked at, {goes_on}")
 
 
-def checkpoint_mb(folder: Path) -> float:
-    """Size of the newest checkpoint in a run directory; 0 where there is none."""
+@contextmanager
+def in_plain_words(config: Config) -> Iterator[None]:
+    """Raise what is raised inside as `explained` has it."""
+    try:
+        yield
+    except Exception as error:
+        told = explained(error, config)
+        if told is error:
+            raise
+        raise told from error
+
+
+def expected_checkpoint_mb(model: nn.Module) -> float:
+    """Weights, and AdamW's two numbers for each that is trained."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return (weights + sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)) / MEGABYTE
+
+
+def _newest_checkpoint(folder: Path) -> tuple[int, float]:
+    """Its step and its size in MB; zeros where there is none."""
     found = sorted((folder / schema.CHECKPOINTS_FOLDER).glob("step-*"))
-    return sum(path.stat().st_size for path in found[-1].iterdir()) / MEGABYTE if found else 0.0
+    if not found:
+        return 0, 0.0
+    size = sum(path.stat().st_size for path in found[-1].iterdir())
+    return int(found[-1].name.removeprefix("step-")), size / MEGABYTE
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -8,7 +8,6 @@ recorded for steps >= s: the checkpoint says where the run is, never the tables.
 import contextlib
 import fcntl
 import json
-import math
 import os
 import re
 import sys
@@ -24,11 +23,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from saei import control, curriculum, schema, shaping
+from saei.atomic import write_atomically, write_json
 from saei.cli import BadInput
 from saei.config import Config, to_dict
 from saei.differences import shown_differences
 from saei.distributed import ALONE, World
+from saei.exhausted import remove_leftovers
 from saei.identity import trial_id, trial_identity
+from saei.job import restarts
+from saei.standing import Standing
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
 ARROW_SCHEMAS = {
@@ -36,6 +39,8 @@ ARROW_SCHEMAS = {
     for table, columns in schema.TABLES.items()
 }
 LOCK_FILE = ".lock"
+PREDECESSOR_S = 120.0
+"""Seconds that a job which Slurm put back waits for its predecessor, on a node thought dead, to let go."""
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _IMAGE = re.compile(r"step-(\d+)-.*\.png")
 
@@ -45,20 +50,29 @@ class RunBusy(RuntimeError):
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the run directory for this process. The kernel releases the lock at death, so no lock is ever stale.
 
-    Raises RunBusy at once when somebody else holds it.
+    Raises RunBusy when somebody else still holds it after `patience_s` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_s
     with open(folder / LOCK_FILE, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunBusy(f"{folder} is being written by another process; wait for it or stop it") from None
+        while not _locked(file.fileno()):
+            if time.monotonic() >= deadline:
+                raise RunBusy(f"{folder} is being written by another process; wait for it or stop it")
+            time.sleep(0.5)
         if not _is_still(folder / LOCK_FILE, file.fileno()):
             raise RunBusy(f"{folder} was removed by the process that held it a moment ago; start again")
         yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -83,6 +97,7 @@ def claimed(folder: Path, world: World) -> Iterator[None]:
     """Hold the run directory `folder`, which is made, for all processes of the trial: the writer holds it.
 
     Raises RunBusy when another trial's process does, BadInput where there can be no such folder.
+    A job that Slurm has restarted waits a while for the process that was it before.
     """
     if not world.is_writer:
         yield
@@ -91,31 +106,8 @@ def claimed(folder: Path, world: World) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"out: {folder} cannot be made a folder ({error.strerror}); choose another --out") from error
-    with run_lock(folder), left_clean(folder):
+    with run_lock(folder, patience_s=PREDECESSOR_S if restarts() else 0.0), left_clean(folder):
         yield
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, rename over it: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """`write_atomically` for JSON; NaN becomes null, as JSON has no NaN."""
-    write_atomically(path, (json.dumps(_without_nan(tree), indent=1) + "\n").encode())
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def reconstructions(config: Config) -> list[str]:
@@ -143,6 +135,8 @@ class Recorder:
         self._range = (0, 0)
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in schema.TABLES}
         self._dirty: set[str] = set()
+        self._spoke = time.monotonic()
+        self.standing = Standing(self.folder, self.trial_id, config.steps)
         self._refuse_another_trial()
 
     def _refuse_another_trial(self) -> None:
@@ -173,6 +167,7 @@ class Recorder:
 
     def forget_from(self, step: int) -> None:
         """Delete rows and images of steps >= `step`, and leftovers of interrupted writes."""
+        remove_leftovers(self.folder)
         for table in schema.TABLES:
             for path in sorted((self.folder / table).iterdir()):
                 match = _PART.fullmatch(path.name)
@@ -260,18 +255,11 @@ class Recorder:
 
     def status(self, state: str, *, step: int, message: str = "", **values: Any) -> None:
         """Replace `status.json`: where the run is, for status commands; never a ledger."""
-        tree = {
-            "state": state,
-            "trial_id": self.trial_id,
-            "step": step,
-            "steps": self.config.steps,
-            "heartbeat": time.time(),
-            "pid": os.getpid(),
-            "host": os.uname().nodename,
-            "message": message,
-            **values,
-        }
-        write_json(self.folder / schema.STATUS_FILE, tree)
+        self.standing.write(state, step=step, message=message, **values)
+
+    def beat(self) -> None:
+        """Show in `status.json` that this process lives, if it has not for a while."""
+        self.standing.beat()
 
     def log(self, line: str) -> None:
         """One line with the time, to `log.txt` and to standard error."""
@@ -279,6 +267,12 @@ class Recorder:
         with open(self.folder / schema.LOG_FILE, "a") as file:
             file.write(stamped + "\n")
         print(stamped, file=sys.stderr, flush=True)
+        self._spoke = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last line of the log."""
+        return time.monotonic() - self._spoke
 
     def done(self, scores: dict[str, float]) -> None:
         """Seal the run: `DONE` exists exactly when everything else is complete."""
@@ -313,6 +307,8 @@ class SilentRecorder(Recorder):
     def alarms(self, alarms: list[dict[str, Any]]) -> None: ...
 
     def status(self, state: str, *, step: int, message: str = "", **values: Any) -> None: ...
+
+    def beat(self) -> None: ...
 
     def log(self, line: str) -> None: ...
 

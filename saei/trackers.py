@@ -11,7 +11,8 @@ resumed run tells no step twice.
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 
 from saei.config import Config, to_dict
 from saei.differences import flattened
+from saei.distributed import World
+from saei.recorder import Recorder
 
 LEDGER_FILE = "trackers.json"
 PROJECT = "saei"
@@ -69,26 +72,39 @@ def _available() -> set[str]:
     return {str(name) for name in get_available_trackers()}
 
 
-class Trackers:
-    """The trackers of one run; without any, every method does nothing. `say` gets warnings."""
+@contextmanager
+def tracking(config: Config, recorder: Recorder, world: World) -> Iterator["Trackers"]:
+    """The trackers that the settings name, in the process that writes; closed at the end."""
+    trackers = Trackers(recorder.folder, recorder.log)
+    if world.is_writer and config.record.trackers:
+        trackers.start(config, recorder.trial_id)
+    try:
+        yield trackers
+    finally:
+        trackers.finish()
 
-    def __init__(self, config: Config, trial: str, say: Callable[[str], None], *, is_writer: bool = True) -> None:
-        self.folder = Path(config.out)
+
+class Trackers:
+    """The trackers of one run; before `start` there is none, and every method does nothing. `say` gets warnings."""
+
+    def __init__(self, folder: Path = Path(), say: Callable[[str], None] = print) -> None:
         self.failures: dict[str, int] = {}
-        self._say = say
+        self._folder, self._say = folder, say
         self._living: dict[str, Any] = {}
         self._told: dict[str, dict[str, int]] = {}
-        if is_writer and config.record.trackers:
-            self._told = self._read_ledger()
-            for name in config.record.trackers:
-                self._attempt(name, lambda name=name: self._start(name, config, trial))
-            torch.set_num_threads(config.threads)  # accelerate may set them
+
+    def start(self, config: Config, trial: str) -> None:
+        """Open what `config.record.trackers` names, and tell those that are new the settings."""
+        self._told = self._read_ledger()
+        for name in config.record.trackers:
+            self._attempt(name, lambda name=name: self._start(name, config, trial))
+        torch.set_num_threads(config.threads)  # accelerate may have set them
 
     def _start(self, name: str, config: Config, trial: str) -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())  # its trackers refuse to work without
-        options = OPTIONS.get(name, lambda *_: {"run_name": PROJECT})(self.folder, trial)
+        options = OPTIONS.get(name, lambda *_: {"run_name": PROJECT})(self._folder, trial)
         tracker = _classes()[name](**options)
         tracker.start()
         self._living[name] = tracker
@@ -133,14 +149,14 @@ class Trackers:
 
     def _read_ledger(self) -> dict[str, dict[str, int]]:
         try:
-            return json.loads((self.folder / LEDGER_FILE).read_text())
+            return json.loads((self._folder / LEDGER_FILE).read_text())
         except (OSError, json.JSONDecodeError):
             return {}
 
     def _write_ledger(self) -> None:
-        temporary = self.folder / f".{LEDGER_FILE}.tmp"
+        temporary = self._folder / f".{LEDGER_FILE}.tmp"
         temporary.write_text(json.dumps(self._told))
-        os.replace(temporary, self.folder / LEDGER_FILE)
+        os.replace(temporary, self._folder / LEDGER_FILE)
 
 
 def _plain(value: Any) -> bool | int | float | str:

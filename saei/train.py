@@ -7,66 +7,49 @@ from the newest checkpoint, and seals the run with `DONE`.
     python -m saei.train --preset saei --steps 150 --seed 0 --out results/manual/saei-s0
 """
 
-import signal
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from saei import schema
+from saei.atomic import write_json
 from saei.back_off import back_off
 from saei.batches import problem_batches
-from saei.checkpoint import Cursor, checkpoints, load_checkpoint, read_cursor, save_checkpoint
 from saei.cli import bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
 from saei.credit import group_advantages, passing_groups, update_batches
 from saei.data import ProblemSet, load_problems, shifted_splits
 from saei.data.transfer import transfer_sets
-from saei.detectors import detect
-from saei.distributed import ALONE, World
+from saei.ending import ending_told, kept_step
 from saei.environment import environment, other_code
-from saei.evaluate import evaluate_split, evaluation_means, first_problems, scores
+from saei.evaluate import evaluate_split, first_problems, scores
 from saei.evidence import gather_evidence
+from saei.exhausted import expected_checkpoint_mb, in_plain_words
 from saei.joining import joined
 from saei.make_view import make_view
 from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, view_rows
 from saei.options import check_names, train_command_line
 from saei.order import problem_indices
-from saei.policy import Policy, load_policy
-from saei.recorder import Recorder, claimed, recorder_of, write_json
+from saei.policy import load_policy
+from saei.recorder import claimed, recorder_of
 from saei.reward import Scorer
 from saei.robustness import evaluate_under_attacks
 from saei.rollout import GroupsInProgress, everyones, grade_view, measure_fresh, sample_view
+from saei.run import Run, alarms_of, cut_if_warned, progress_line, resume, save_run, show_life, stop_if_warned
 from saei.seeding import torch_generator
-from saei.state import RunState
 from saei.steer import attack_thresholds, remember, shown_strength, view_strength
+from saei.stopping import until_warned
 from saei.strips import save_strips
+from saei.trackers import tracking
 from saei.types import Group, Problem
 from saei.update import UpdateResult, learning_rate, set_learning_rate, update_policy
-
-
-@dataclass(slots=True)
-class Run:
-    """The living parts of one run. `updates` counts optimizer updates; `step` is the loop's own; `world` has the
-    processes that share its computing.
-    """
-
-    config: Config
-    policy: Policy
-    reference: Policy | None
-    optimizer: Optimizer
-    scorer: Scorer
-    recorder: Recorder
-    updates: int = 0
-    state: RunState = field(default_factory=RunState)
-    world: World = ALONE
 
 
 def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dict[str, Any]:
@@ -175,48 +158,47 @@ def train(config: Config) -> dict[str, float]:
     """
     check_names(config)
     torch.set_num_threads(config.threads)
-    with joined() as world, claimed(Path(config.out), world), _sigterm_interrupts():
+    folder = Path(config.out)
+    with until_warned() as stopping, in_plain_words(config), joined() as world, claimed(folder, world):
         with bad_input():
             recorder = recorder_of(config, world)
         world.agreed(recorder.trial_id, "their settings")
         if recorder.is_done():
-            other = other_code(recorder.folder / schema.ENVIRONMENT_FILE)
+            other = other_code(folder / schema.ENVIRONMENT_FILE)
             told = f" (it ran {other}, not the code of now; delete the folder to run again)" if other else ""
             recorder.log(f"{config.out} is finished; nothing to do{told}")
             return recorder.final_scores()
-        device = world.device(config.model.device)
-        with bad_input(), world.writer_first():
-            model = replace(config.model, device=device)
-            training = load_problems(config.data, config.data.train_split)
-            policy = load_policy(model, config.data)
-            problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
-            for split in final_splits(config):  # refused now, not after the last step
-                load_problems(config.data, split)
-            transfer_sets(config)
-            reference = load_policy(model, config.data) if config.loss.kl_coef else None
-        recorder.claim()  # only now: settings that cannot be used leave no folder behind that would refuse better ones
-        optimizer = AdamW(
-            [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
-            lr=config.optim.lr,
-            betas=(0.9, config.optim.beta2),
-            weight_decay=config.optim.weight_decay,
-        )
-        if world.is_writer:
-            path = recorder.folder / schema.ENVIRONMENT_FILE
-            write_json(path, environment(str(policy.device), path) | {"world_size": world.size})
-        with Scorer(config.reward) as scorer:
-            run = Run(config, policy, reference, optimizer, scorer, recorder, world=world)
-            try:
-                return _train_from(run, training, _resume(run))
-            except KeyboardInterrupt:
-                recorder.alarms(_alarms(run))
-                recorder.status(schema.INTERRUPTED, step=_kept(recorder), message="interrupted; run again to continue")
-                raise
-            except Exception as error:
-                recorder.alarms(_alarms(run))
-                recorder.status(schema.FAILED, step=_kept(recorder), message=f"{type(error).__name__}: {error}")
-                recorder.log(f"failed: {type(error).__name__}: {error}")
-                raise
+        with ending_told(recorder) as ending:
+            ending.alarms = lambda: recorder.alarms(alarms_of(recorder))
+            if (folder / schema.CONFIG_FILE).exists():
+                recorder.status(schema.RUNNING, step=kept_step(recorder), message="starting")
+            device = world.device(config.model.device)
+            with bad_input(), world.writer_first():
+                model = replace(config.model, device=device)
+                training = load_problems(config.data, config.data.train_split)
+                policy = load_policy(model, config.data)
+                problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
+                for split in final_splits(config):  # refused now, not after the last step
+                    load_problems(config.data, split)
+                transfer_sets(config)
+                reference = load_policy(model, config.data) if config.loss.kl_coef else None
+            recorder.claim()  # only now: settings that cannot be used leave no folder that would refuse better ones
+            ending.checkpoint_mb = expected_checkpoint_mb(policy.model)
+            optimizer = AdamW(
+                [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
+                lr=config.optim.lr,
+                betas=(0.9, config.optim.beta2),
+                weight_decay=config.optim.weight_decay,
+            )
+            recorder.standing.facts |= {"world_size": world.size, "gpus": world.size * (policy.device.type == "cuda")}
+            if world.is_writer:
+                path = folder / schema.ENVIRONMENT_FILE
+                write_json(path, environment(str(policy.device), path) | {"world_size": world.size})
+            with Scorer(config.reward) as scorer, tracking(config, recorder, world) as trackers:
+                run = Run(config, policy, reference, optimizer, scorer, recorder, world=world)
+                run.stopping, run.trackers = stopping, trackers
+                show_life(run)
+                return _train_from(run, training, resume(run))
 
 
 def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
@@ -224,7 +206,9 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     config, recorder = run.config, run.recorder
     every = config.checkpoint.every
     batches_of = problem_batches(run.policy, recorder, training, config)
+    began = time.monotonic()
     for step in range(first, config.steps):
+        stop_if_warned(run, step)
         if step == first or step % every == 0:
             recorder.open_part(step, min((step // every + 1) * every, config.steps) - 1)
         if config.eval.every and step % config.eval.every == 0:
@@ -232,22 +216,27 @@ def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
         row = train_step(run, batches_of(step), step)
         recorder.add("steps", [row])
         recorder.flush()
-        recorder.status(schema.RUNNING, step=step + 1, **{name: row[name] for name in STATUS_COLUMNS})
         done = step + 1
+        recorder.status(schema.RUNNING, step=done, **{name: row[name] for name in STATUS_COLUMNS})
+        run.trackers.step(row)
+        if step == first or recorder.silent_s > SILENT_S:
+            recorder.log(progress_line(row, config.steps, (time.monotonic() - began) / (done - first)))
         if done % every == 0 or done == config.steps:
-            _checkpoint(run, done)
-            recorder.alarms(_alarms(run))
+            save_run(run, done)
+            recorder.alarms(alarms_of(recorder))
 
+    stop_if_warned(run, config.steps)
     recorder.open_part(config.steps, config.steps)
     final = _final_evaluation(run)
     recorder.flush()
-    recorder.alarms(_alarms(run))
+    recorder.alarms(alarms_of(recorder))
     if run.world.is_writer:
         run.policy.save(recorder.folder / schema.MODEL_FOLDER)
     recorder.done(final)
     run.world.barrier()  # no process has succeeded before the run is sealed
     recorder.status(schema.FINISHED, step=config.steps)
     recorder.log("done: " + ", ".join(f"{name} {value:.3f}" for name, value in final.items() if "/mean@" in name))
+    run.trackers.scores(final, config.steps)
     return final
 
 
@@ -263,6 +252,8 @@ def final_splits(config: Config) -> dict[str, int]:
 
 
 STATUS_COLUMNS = ("reward", "reward_accuracy", "entropy", "attack_gain", "time_step")
+SILENT_S = 30.0
+"""After so many seconds without a line in the log, the next step writes one."""
 
 
 def _evaluate(run: Run, split: str, count: int, step: int) -> list[dict[str, Any]]:
@@ -271,16 +262,23 @@ def _evaluate(run: Run, split: str, count: int, step: int) -> list[dict[str, Any
 
 
 def _evaluate_on(run: Run, problems: Sequence[Problem], split: str, step: int) -> list[dict[str, Any]]:
-    rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step, world=run.world)
-    run.recorder.add("eval", rows)
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in scores(rows).items())
-    run.recorder.log(f"step {step}: {shown}")
+    recorder = run.recorder
+    stop_if_warned(run, step)
+    recorder.status(schema.RUNNING, step=step, message=f"evaluating {split}")
+    with cut_if_warned(run, step):
+        rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step, world=run.world)
+    recorder.add("eval", rows)
+    found = scores(rows)
+    if split == run.config.data.validation_split:
+        recorder.standing.facts |= {"metric": found[f"{split}/mean@{run.config.eval.samples}"], "metric_step": step}
+    recorder.log(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return rows
 
 
 def _validate(run: Run, step: int) -> None:
     """Evaluate on the validation split; `view.back_off` reads its rewards."""
     rows = _evaluate(run, run.config.data.validation_split, run.config.eval.problems, step)
+    run.trackers.scores(scores(rows), step)
     if run.config.view.back_off:
         sampled = [row for row in rows if row["decoding"] == schema.SAMPLED]
         weights = run.config.reward
@@ -298,70 +296,22 @@ def _final_evaluation(run: Run) -> dict[str, float]:
         final |= scores(_evaluate_on(run, problems, name, config.steps))
     if config.eval.attacks:
         test = first_problems(load_problems(config.data, config.data.test_split), config.eval.attack_problems)
-        rows = evaluate_under_attacks(run.policy, run.scorer, test, config, config.steps, run.world)
+        run.recorder.status(schema.RUNNING, step=config.steps, message="evaluating under attack")
+        with cut_if_warned(run, config.steps):
+            rows = evaluate_under_attacks(run.policy, run.scorer, test, config, config.steps, run.world)
         run.recorder.add("eval", rows)
         final |= scores(rows)
     return final
 
 
-def _alarms(run: Run) -> list[dict[str, Any]]:
-    """What the detectors say of the run so far, from its own tables: the same after a resume."""
-    recorder = run.recorder
-    evaluations = evaluation_means(recorder.rows("eval"))
-    return [asdict(alarm) for alarm in detect(recorder.rows("steps"), recorder.rows("views"), evaluations)]
+def _put_back(config: Config) -> Any:
+    """What submitit runs after a requeue: the same call, which continues from the newest checkpoint."""
+    from submitit.helpers import DelayedSubmission
+
+    return DelayedSubmission(train, config)
 
 
-def _checkpoint(run: Run, step: int) -> None:
-    checksum = run.world.agreed(run.policy.checksum(), "the weights")
-    if not run.world.is_writer:
-        return
-    cursor = Cursor(
-        trial_id=run.recorder.trial_id,
-        step=step,
-        updates=run.updates,
-        checksum=checksum,
-        state=run.state.to_dict(),
-    )
-    folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
-    save_checkpoint(folder, run.policy.model, run.optimizer, cursor, keep=run.config.checkpoint.keep)
-
-
-def _kept(recorder: Recorder) -> int:
-    """The step of the newest checkpoint: where the next launch continues."""
-    found = checkpoints(recorder.folder / schema.CHECKPOINTS_FOLDER)
-    return read_cursor(found[-1]).step if found else 0
-
-
-def _resume(run: Run) -> int:
-    """Load the newest checkpoint, forget everything later, and return the step to continue with."""
-    found = run.world.from_writer(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
-    step = 0
-    if found:
-        cursor = load_checkpoint(found[-1], run.policy.model, run.optimizer, trial_id=run.recorder.trial_id)
-        if run.policy.checksum() != cursor.checksum:
-            raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
-        run.updates, step, run.state = cursor.updates, cursor.step, RunState.from_dict(cursor.state)
-        run.recorder.log(f"continuing from step {step}")
-    run.recorder.forget_from(step)
-    run.recorder.status(schema.RUNNING, step=step)
-    return step
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: status written, files whole. Only in the main thread, as Python demands."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _raise_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _raise_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+train.checkpoint = _put_back  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

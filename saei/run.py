@@ -1,0 +1,126 @@
+"""The living parts of one run: how they are kept, brought back, and stopped when the process has to end."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch.optim import Optimizer
+
+from saei import schema
+from saei.checkpoint import Cursor, checkpoints, load_checkpoint, save_checkpoint
+from saei.config import Config
+from saei.detectors import detect
+from saei.distributed import ALONE, World
+from saei.evaluate import evaluation_means
+from saei.policy import Policy
+from saei.recorder import Recorder
+from saei.reward import Scorer
+from saei.state import RunState
+from saei.stopping import CutShort, Stopping, Warned
+from saei.trackers import Trackers
+
+
+@dataclass(slots=True)
+class Run:
+    """The living parts of one run. `updates` counts optimizer updates; `step` is the loop's own; `world` has the
+    processes that share its computing, `stopping` whether it was warned that it has to end.
+    """
+
+    config: Config
+    policy: Policy
+    reference: Policy | None
+    optimizer: Optimizer
+    scorer: Scorer
+    recorder: Recorder
+    updates: int = 0
+    state: RunState = field(default_factory=RunState)
+    world: World = ALONE
+    stopping: Stopping = field(default_factory=Stopping)
+    trackers: Trackers = field(default_factory=Trackers)
+
+
+def show_life(run: Run) -> None:
+    """With every forward pass: renew the heartbeat, and leave an evaluation that a warning cuts short."""
+
+    def between_passes(*_: Any) -> None:
+        run.recorder.beat()
+        run.stopping.cut_short()
+
+    run.policy.model.register_forward_pre_hook(between_passes)
+
+
+def stop_if_warned(run: Run, step: int) -> None:
+    """Before step `step`: if any process was warned, keep what is done and raise Warned."""
+    number = run.stopping.agreed(run.world)
+    if number:
+        if step:
+            save_run(run, step)
+        raise Warned(number)
+
+
+@contextmanager
+def cut_if_warned(run: Run, step: int) -> Iterator[None]:
+    """An evaluation that a warning may end at once: its rows are thrown away, and made again by the next launch.
+
+    Not that of several processes, which would have to agree on every forward pass.
+    """
+    run.stopping.cuts = run.world.size == 1
+    try:
+        yield
+    except CutShort:
+        stop_if_warned(run, step)
+    finally:
+        run.stopping.cuts = False
+
+
+def alarms_of(recorder: Recorder) -> list[dict[str, Any]]:
+    """What the detectors say of the run so far, from its own tables: the same after a resume."""
+    evaluations = evaluation_means(recorder.rows("eval"))
+    return [asdict(alarm) for alarm in detect(recorder.rows("steps"), recorder.rows("views"), evaluations)]
+
+
+def save_run(run: Run, step: int) -> None:
+    """Make the checkpoint of `step` steps; the processes must agree on the weights."""
+    checksum = run.world.agreed(run.policy.checksum(), "the weights")
+    if not run.world.is_writer:
+        return
+    cursor = Cursor(
+        trial_id=run.recorder.trial_id,
+        step=step,
+        updates=run.updates,
+        checksum=checksum,
+        state=run.state.to_dict(),
+    )
+    folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
+    save_checkpoint(folder, run.policy.model, run.optimizer, cursor, keep=run.config.checkpoint.keep)
+
+
+def resume(run: Run) -> int:
+    """Load the newest checkpoint, forget everything later, and return the step to continue with."""
+    found = run.world.from_writer(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
+    step = 0
+    if found:
+        cursor = load_checkpoint(found[-1], run.policy.model, run.optimizer, trial_id=run.recorder.trial_id)
+        if run.policy.checksum() != cursor.checksum:
+            raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
+        run.updates, step, run.state = cursor.updates, cursor.step, RunState.from_dict(cursor.state)
+        run.recorder.log(f"continuing from step {step}")
+    run.recorder.forget_from(step)
+    for row in evaluation_means(run.recorder.rows("eval")):
+        if row["split"] == run.config.data.validation_split and row["decoding"] == schema.SAMPLED:
+            run.recorder.standing.facts |= {"metric": row["accuracy"], "metric_step": row["step"]}
+    run.recorder.status(schema.RUNNING, step=step)
+    return step
+
+
+def progress_line(row: dict[str, Any], steps: int, seconds: float) -> str:
+    """The row of a step in a line, with the time left at `seconds` a step."""
+    done = row["step"] + 1
+    gain = "" if math.isnan(row["attack_gain"]) else f", attack gain {row['attack_gain']:.3f}"
+    left = (steps - done) * seconds / 60
+    return (
+        f"step {done}/{steps}: reward {row['reward']:.3f}, accuracy {row['reward_accuracy']:.3f}, "
+        f"entropy {row['entropy']:.3f}{gain}; {seconds:.1f} s a step, about {left:.0f} min left"
+    )
