@@ -1,6 +1,7 @@
 """Is the model there that a launch names? Asked once before anything is queued; nodes must still be able to load it."""
 
 import os
+import sys
 from collections.abc import Sequence
 
 from saei.identity import model_folder
@@ -9,17 +10,20 @@ from sweeps.trial import Trial
 HUB_S = 10.0
 
 
-def refuse_missing_models(trials: Sequence[Trial]) -> list[str]:
-    """Raise ValueError for a hub id that does not exist; sentences about those that cannot be checked from here.
+def refuse_missing_models(trials: Sequence[Trial]) -> None:
+    """Raise ValueError for a hub id that does not exist; say on standard error which cannot be checked from here.
 
     A folder was checked with the other settings (`saei.identity.model_source`).
     """
     wanted = {(trial.config.model.path, trial.config.model.revision) for trial in trials}
-    sentences = [_hub_problem(path, revision) for path, revision in sorted(wanted) if model_folder(path) is None]
-    return [sentence for sentence in sentences if sentence]
+    for path, revision in sorted(wanted):
+        doubt = _hub_doubt(path, revision) if model_folder(path) is None else ""
+        if doubt:
+            print(doubt, file=sys.stderr)
 
 
-def _hub_problem(path: str, revision: str) -> str:
+def _hub_doubt(path: str, revision: str) -> str:
+    """What cannot be told about a hub id, or "". Raises ValueError where it surely is wrong."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 

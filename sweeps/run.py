@@ -101,8 +101,7 @@ def _launch(
 
     with bad_input():
         trials = make_trials(command.name, sweep, arms, seeds, settings, command.results)
-        for sentence in refuse_missing_models(trials):
-            print(sentence, file=sys.stderr)
+        refuse_missing_models(trials)
     _hear_ctrl_c()
     folder = command.results.resolve() / command.name
     threads = trials[0].config.threads
