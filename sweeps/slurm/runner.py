@@ -188,7 +188,9 @@ class Runner:
             earlier = ticket.earlier if outcome.kind == Kind.FINISHED else [*ticket.earlier, entry]
             update_ticket(self.results, key, closed=True, earlier=earlier)
         if retry and outcome.kind != Kind.FINISHED:
-            self.screen.say(trial, f"its job had ended: {outcome.sentence or outcome.kind.value}; submitted again")
+            self.screen.say(
+                trial, f"its job had ended: {outcome.sentence or outcome.kind.value}; to be submitted again"
+            )
             self.waiting.append(trial)
             return
         again = self.retries.again(trial, outcome)
@@ -199,7 +201,7 @@ class Runner:
             tries = ""
             if self.retries.tried(trial):
                 tries = f", try {self.retries.tried(trial) + 1} of {self.retries.retry_failed + 1}"
-            self.screen.say(trial, f"{told(outcome)}\n  submitted again, from step {step}{tries}")
+            self.screen.say(trial, f"{told(outcome)}\n  to be submitted again, from step {step}{tries}")
             self.waiting.append(trial)
         else:
             word = "" if outcome.kind == Kind.CANCELLED else "FAILED: "
