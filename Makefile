@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all check setup clean
+.PHONY: demo test test-all verify-trial check setup clean
 
 # Torch comes first and alone: the pinned version is the CPU build where one is offered.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/pytest -q
+
+# T is a run directory: make verify-trial T=results/tsec_ratio/0123456789ab-s0
+verify-trial: setup
+	$(BIN)/python -m saei.verify $(or $(T),$(error T=results/SWEEP/TRIAL is missing))
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -11,11 +11,17 @@ from typing import TypeVar
 
 import tyro
 
+from saei.loading import loaded
+
 SettingsT = TypeVar("SettingsT")
 
 
 class BadInput(ValueError):
     """Input that a user can mend: a setting, a file, a name. Shown as a sentence, exit code 2."""
+
+
+class Told(RuntimeError):
+    """What went wrong outside of the program, in a sentence that needs no traceback; exit code 1."""
 
 
 def checked_command_line(
@@ -40,6 +46,7 @@ def bad_input() -> Iterator[None]:
 
 def run_main(main: Callable[[], int]) -> int:
     """Run a command and turn how it ended into an exit code."""
+    loaded()
     try:
         return main()
     except BadInput as error:
@@ -48,6 +55,9 @@ def run_main(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
+    except Told as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

@@ -33,4 +33,4 @@ def _git(folder: Path, *arguments: str) -> str:
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
+    return result.stdout.rstrip("\n") if result.returncode == 0 else ""  # a diff may end in a line of one blank

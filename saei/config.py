@@ -47,7 +47,10 @@ class PlannedView(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Everything that defines a run. The defaults are the `saei` preset on the shipped tiny model."""
+    """Everything that defines a run. The defaults are the `saei` preset on the shipped tiny model.
+
+    In place of settings, --from RUN_DIRECTORY [--out DIR] runs a recorded trial once more.
+    """
 
     preset: str = field(default="saei", metadata=NOT_HASHED)
     """Named method whose settings are the defaults of all others here; `--list-presets` shows them."""

@@ -8,6 +8,12 @@ run are compared under the same noise. Every completion is recorded; nothing is 
 """
 
 import sys
+
+if __name__ == "__main__":
+    from saei.loading import leave_quietly
+
+    leave_quietly()
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import comb

@@ -12,7 +12,7 @@ from traceback import walk_tb
 from torch import nn
 
 from saei import schema
-from saei.cli import BadInput
+from saei.cli import BadInput, Told
 from saei.config import Config
 
 MEGABYTE = 2**20
@@ -26,15 +26,15 @@ _SAMPLING = {"sampler.py", "decoder.py", "draw.py"}
 _PACKED = {"scoring.py", "packing.py", "update.py", "evidence.py", "make_view.py"}
 
 
-class DiskFull(RuntimeError):
+class DiskFull(Told):
     """Nothing more can be written: no space, or the quota is used up."""
 
 
-class DiskFailed(RuntimeError):
+class DiskFailed(Told):
     """The file system does not do what it is asked for."""
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(Told):
     """The GPU or the machine has too little memory for these settings."""
 
 

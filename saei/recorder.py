@@ -24,7 +24,7 @@ from PIL import Image
 
 from saei import control, curriculum, schema, shaping
 from saei.atomic import write_atomically, write_json
-from saei.cli import BadInput
+from saei.cli import BadInput, Told
 from saei.config import Config, to_dict
 from saei.differences import shown_differences
 from saei.distributed import ALONE, World
@@ -45,7 +45,7 @@ _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _IMAGE = re.compile(r"step-(\d+)-.*\.png")
 
 
-class RunBusy(RuntimeError):
+class RunBusy(Told):
     """Another living process holds this run directory."""
 
 

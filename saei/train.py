@@ -5,9 +5,16 @@ name. `train(config)` is the one function that a sweep or a cluster job calls: i
 from the newest checkpoint, and seals the run with `DONE`.
 
     python -m saei.train --preset saei --steps 150 --seed 0 --out results/manual/saei-s0
+    python -m saei.train --from results/tsec_ratio/<trial>     (the same trial once more)
 """
 
 import sys
+
+if __name__ == "__main__":
+    from saei.loading import leave_quietly
+
+    leave_quietly()
+
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +25,7 @@ import torch
 from torch.optim import AdamW
 
 from saei import schema
+from saei.again import asks_for_recorded, recorded_command_line
 from saei.atomic import write_json
 from saei.back_off import back_off
 from saei.batches import problem_batches
@@ -315,7 +323,8 @@ train.checkpoint = _put_back  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    config = train_command_line(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    config = recorded_command_line(words) if asks_for_recorded(words) else train_command_line(words)
     if config is None:  # --list-presets
         return 0
     train(config)
