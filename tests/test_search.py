@@ -515,3 +515,30 @@ def answer(url):
             return json.loads(response.read())
     except OSError:
         return None
+
+
+def start_command(*words, results, step_s):
+    line = [sys.executable, "-m", "tests.fake_trainer", "search", *words, "--no-report", "--results", str(results)]
+    environment = {**os.environ, "FAKE_STEP_S": str(step_s)}
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_launches_at_once_of_which_one_is_killed_lose_nothing_and_run_nothing_twice(tmp_path):
+    results = tmp_path / "results"
+    words = ["--points", "3", "--seeds", "1", "--steps", "10", "--jobs", "2"]
+    one, two = (start_command(*words, results=results, step_s=0.1) for _ in range(2))
+    wait_for(lambda: len(ledger_or_none(results)) >= 2, "two points")
+    one.kill()
+    told = two.communicate(timeout=120)[0]
+    one.communicate(timeout=10)
+    assert two.returncode == 0, told
+    assert "best point p00" in told and "3 complete" in told
+    assert len(list(results.glob("search/*/DONE"))) == 5
+    # the workers of the killed runner are interrupted, and their trials continue where they were
+    firsts = {}
+    for line in (tmp_path / "executions").read_text().splitlines():
+        trial, first, _ = line.split()
+        firsts.setdefault(trial, []).append(int(first))
+    assert len(firsts) == 5 and all(len(found) <= 2 and sorted(found) == found for found in firsts.values())
