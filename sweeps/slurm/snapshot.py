@@ -34,10 +34,17 @@ def snapshot(results: Path, root: Path = ROOT) -> Path:
         return target
     building = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
-    for file in files:
-        (building / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / file, building / file)
-    (building / SNAPSHOT_FILE).write_text(json.dumps(code_facts(), indent=1) + "\n")
+    try:
+        for file in files:
+            (building / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / file, building / file)
+        (building / SNAPSHOT_FILE).write_text(json.dumps(code_facts(), indent=1) + "\n")
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)  # on a full disk it would keep the next launch from starting
+        raise OSError(error.errno, error.strerror, str(building)) from error  # copyfile names what it reads from
+    if not target.name.endswith(_digest(building, files)):  # edited while it was copied: its name would be wrong
+        shutil.rmtree(building)
+        return snapshot(results, root)
     try:
         os.rename(building, target)
     except OSError:  # another runner made it meanwhile
