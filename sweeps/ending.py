@@ -31,7 +31,8 @@ def writes_to(results: Path) -> Iterator[None]:
         found = from_error(f"{type(cause).__name__}: {cause}")
         if found.kind == Kind.DISK_FULL:
             raise NoSpace(f"{found.sentence} (results are in {results}); {found.cure}") from error
-        if found.error == READ_ONLY and not isinstance(error, BadInput):
+        has_own_words = isinstance(error, BadInput) and str(error) != str(cause)
+        if found.error == READ_ONLY and not has_own_words:
             raise BadInput(f"{found.sentence}; {found.cure}") from error
         raise
 
