@@ -1,29 +1,34 @@
 """One of several processes of a trial, for tests: `python tests/process_child.py JOB.json`, with torchrun's variables.
 
-JOB.json: {"configs": [...], "ports": [...], "fail": [number, rank, step] or null}; one run of `train` for each config,
-each meeting on a port of its own. With `fail` the update of that config, process and step raises. How each run ended is
-left in `outcomes-<rank>.json` beside it: "done", or "<type>: <text>".
+JOB.json: {"configs": [...], "ports": [...], "plants": [[number, rank, fault], ...]}; one run of `train` for each
+config, each meeting on a port of its own. A plant puts a fault of FAULTS into the updates of that config in that
+process. How each run ended is left in `outcomes-<rank>.json` beside it: "done", or "<type>: <text>".
 """
 
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
+
+import torch
 
 import saei.train
 from saei.config import from_dict
 
 
-def planted(step: int):
-    original, calls = saei.train.update_policy, []
+def raises(original, *arguments, **options):
+    raise ArithmeticError("planted")
 
-    def update(*arguments, **options):
-        calls.append(1)
-        if len(calls) > step:
-            raise ArithmeticError("planted")
-        return original(*arguments, **options)
 
-    return update
+def drifts(original, policy, *arguments, **options):
+    result = original(policy, *arguments, **options)
+    with torch.no_grad():
+        next(policy.model.parameters()).add_(1e-3)
+    return result
+
+
+FAULTS = {"raises": raises, "drifts": drifts}
 
 
 def outcome(tree: dict) -> str:
@@ -39,8 +44,9 @@ def main() -> None:
     job, original, outcomes = json.loads(path.read_text()), saei.train.update_policy, []
     for number, (tree, port) in enumerate(zip(job["configs"], job["ports"], strict=True)):
         os.environ["MASTER_PORT"] = str(port)
-        if job["fail"] and job["fail"][:2] == [number, rank]:
-            saei.train.update_policy = planted(job["fail"][2])
+        for where, who, fault in job["plants"]:
+            if (where, who) == (number, rank):
+                saei.train.update_policy = partial(FAULTS[fault], original)
         outcomes.append(outcome(tree))
         saei.train.update_policy = original
     path.with_name(f"outcomes-{rank}.json").write_text(json.dumps(outcomes))

@@ -34,13 +34,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(
-    folder: Path, configs: Sequence[Config], size: int, *, fail: tuple[int, int, int] | None = None
+    folder: Path, configs: Sequence[Config], size: int, *, plants: Sequence[tuple[int, int, str]] = ()
 ) -> list[subprocess.Popen[str]]:
-    """`size` processes that run `configs` one after the other together; output goes to `folder/process-<rank>.txt`."""
+    """`size` processes that run `configs` one after the other together; output goes to `folder/process-<rank>.txt`.
+
+    `plants`: (number of the config, rank, fault), see process_child.py.
+    """
     folder.mkdir(exist_ok=True)
     job = folder / "job.json"
     ports = free_ports(len(configs))
-    job.write_text(json.dumps({"configs": [to_dict(one) for one in configs], "ports": ports, "fail": fail}))
+    job.write_text(json.dumps({"configs": [to_dict(one) for one in configs], "ports": ports, "plants": plants}))
     processes = []
     for rank in range(size):
         environment = {
