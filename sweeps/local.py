@@ -242,9 +242,13 @@ def _signal(job: Job[str], number: signal.Signals) -> None:
 
 
 def _parameters(trial: Trial) -> dict[str, Any]:
+    import torch  # loaded by now, to name the trials
+
     visible: list[int] = []
-    if trial.config.model.device.startswith("cuda"):  # submitit hides all GPUs from a worker that did not ask for any
-        visible = [int(gpu) for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",") if gpu.isdigit()]
+    # submitit hides all GPUs from a worker that did not ask for any: "auto" would mean the CPU
+    if trial.config.model.device != "cpu" and torch.cuda.is_available():
+        every = ",".join(map(str, range(torch.cuda.device_count())))
+        visible = [int(gpu) for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if gpu.isdigit()]
     return {"timeout_min": _NO_LIMIT_MINUTES, "gpus_per_node": len(visible), "visible_gpus": visible}
 
 

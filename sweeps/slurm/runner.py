@@ -255,9 +255,8 @@ class Runner:
                 self._say_once(trial, "another runner has it; waiting for it")
 
     def _end_finished(self, trial: Trial) -> None:
-        outcome = Outcome(kind=Kind.FINISHED)
-        self.retries.again(trial, outcome)
-        self._end(trial, outcome)
+        """It was finished before, or by another runner: it says nothing of this launch's own trials."""
+        self._end(trial, Outcome(kind=Kind.FINISHED))
 
     def _follow(self, trial: Trial, ticket: Ticket) -> None:
         """Watch a job that is there already: of an earlier launch, or of another sweep that has the same trial."""
