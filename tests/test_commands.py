@@ -511,7 +511,7 @@ def test_cancel_stops_its_own_jobs_waiting_ones_first(results, say, slurm):
         {"job": "8", "state": "RUNNING", "comment": "saei-t"},  # no ticket leads to it
     )
     code, out, _ = say("cancel", "components", "--yes")
-    assert code == 0 and slurm.cancelled == ["--name=saei-components 7_1 7_0"]
+    assert code == 0 and slurm.cancelled == ["7_1 7_0"]
     assert "1 waiting job: 7_1 (SaEI-s0)" in out and "1 running job: 7_0 (GRPO-s0)" in out
     assert "left: job 7_2 is not GRPO-s1's any more" in out and "cancelled 2 of 2 jobs" in out
     marked = {arm + str(seed): read_ticket(results, fake_id(arm, seed)).cancelled
@@ -539,7 +539,7 @@ def test_cancel_may_be_limited_to_some_trials(results, say, slurm):
         give_ticket(results, fake_id(arm, 0), job=job, arm=arm, token="t")
     slurm.queue(*({"job": f"7_{number}", "state": "PENDING", "comment": "saei-t"} for number in (0, 1)))
     assert say("cancel", "components", "SaEI-s0", "--yes")[0] == 0
-    assert slurm.cancelled == ["--name=saei-components 7_1"]
+    assert slurm.cancelled == ["7_1"]
 
 
 def test_cancel_asks_and_without_a_terminal_demands_yes(results, say, slurm):

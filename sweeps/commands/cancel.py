@@ -22,7 +22,7 @@ from sweeps.commands.holders import Holders, runner_of
 from sweeps.commands.recorded import Entry, all_entries, read_tree, real_folder, sweep_folders, unknown_sweep
 from sweeps.commands.seen import Surroundings, see, ticket_of
 from sweeps.commands.shown import counted, print_lines
-from sweeps.slurm.queue import JobFact, Queue, job_name, look
+from sweeps.slurm.queue import JobFact, Queue, look
 from sweeps.slurm.tickets import Ticket, update_ticket
 
 AT_ONCE = 100
@@ -185,16 +185,15 @@ def _cancel(command: CancelCommand, catch: Catch) -> int:
         print_lines([f"told the runner (pid {catch.runner}) to stop"])
     stopped, problems = 0, []
     for start in range(0, len(catch.jobs), AT_ONCE):
-        part = catch.jobs[start : start + AT_ONCE]
-        for ticket, _ in part:  # before, so that a runner that sees the end of the job knows whose will it was
+        part = [ticket for ticket, _ in catch.jobs[start : start + AT_ONCE]]
+        for ticket in part:  # before, so that a runner that sees the end of the job knows whose will it was
             update_ticket(command.results, ticket.trial_id, cancelled=True)
-        problem = _scancel(command.name, [ticket.job for ticket, _ in part])
-        if problem:
-            problems.append(problem)
-            for ticket, _ in part:
-                update_ticket(command.results, ticket.trial_id, cancelled=False)
-        else:
-            stopped += len(part)
+        problem = _scancel([ticket.job for ticket in part])
+        living = _still_living(command.results, part) if problem else []
+        for ticket in living:
+            update_ticket(command.results, ticket.trial_id, cancelled=False)
+        problems += [problem] if living else []  # a job that ended by itself a moment ago is none
+        stopped += len(part) - len(living)
     if catch.jobs:
         print_lines([f"cancelled {stopped} of {counted(len(catch.jobs), 'job')}"])
     if problems:
@@ -204,9 +203,18 @@ def _cancel(command: CancelCommand, catch: Catch) -> int:
     return 0
 
 
-def _scancel(sweep: str, jobs: Sequence[str]) -> str:
-    """Cancel jobs of this name only. Returns what went wrong, or ""."""
-    ask = ["scancel", f"--name={job_name(sweep)}", *jobs]
+def _still_living(results: Path, tickets: Sequence[Ticket]) -> list[Ticket]:
+    """Whose jobs live after a scancel that complained; all of them where Slurm does not answer."""
+    queue = look(results)
+    jobs = [(ticket, queue.of(ticket)) for ticket in tickets]
+    return [ticket for ticket, job in jobs
+            if not queue.answered or (job is not None and job.is_living and job.state != "COMPLETING")]  # fmt: skip
+
+
+def _scancel(jobs: Sequence[str]) -> str:
+    """Cancel these jobs. Returns what went wrong, or ""."""
+    # no --name beside the numbers: with a filter, scancel 22.05 cancels all waiting tasks of an array for one of them
+    ask = ["scancel", *jobs]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCANCEL_")}
     try:
         ended = subprocess.run(

@@ -36,7 +36,7 @@ class Seen:
     """One trial as it is now. `folder` is where its run really lies; numbers are None where nothing tells them.
 
     `age_s`: since the last heartbeat; `left_s`: of this run alone; `message`: its last error or remark; `spent_s` wall
-    seconds so far on `gpus` GPUs, 0 for a run that another sweep pays for; `shared`: that sweep.
+    seconds so far on `gpus` GPUs, those that its job holds, 0 for a run that another sweep pays for; `shared`: which.
     """
 
     entry: Entry
@@ -152,7 +152,7 @@ def _see(entry: Entry, around: Surroundings) -> Seen:
         left_s=None if step_s is None or step is None or steps is None or sealed else step_s * max(0, steps - step),
         message=_message(status, ticket, state),
         spent_s=0.0 if shared else _number(status.get("seconds")) or 0.0,
-        gpus=_count(status.get("gpus")) or 0,
+        gpus=max(_count(status.get("gpus")) or 0, ticket.gpus if ticket is not None else 0),
         step_s=step_s,
         shared=shared,
         ticket=ticket,
