@@ -20,7 +20,7 @@ from saei.config import Config
 TRAINER = "tests.fake_trainer:train"
 
 
-def _write(path: Path, tree: dict) -> None:
+def _write(path: Path, tree: dict | int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(tree))
     os.replace(temporary, path)
@@ -78,7 +78,7 @@ def train(config: Config) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 (folder / f"ballast-{step}").write_bytes(bytes(int(os.environ.get("FAKE_BYTES", "0"))))
                 time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
-                cursor.write_text(str(step + 1))
+                _write(cursor, step + 1)  # at once: tests kill it at any moment
             step = config.steps
         except KeyboardInterrupt:
             status("interrupted")
