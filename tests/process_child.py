@@ -7,6 +7,7 @@ process. How each run ended is left in `outcomes-<rank>.json` beside it: "done",
 
 import json
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,12 @@ def drifts(original, policy, *arguments, **options):
     return result
 
 
-FAULTS = {"raises": raises, "drifts": drifts}
+def warned(original, *arguments, **options):
+    os.kill(os.getpid(), signal.SIGUSR2)
+    return original(*arguments, **options)
+
+
+FAULTS = {"raises": raises, "drifts": drifts, "warned": warned}
 
 
 def outcome(tree: dict) -> str:

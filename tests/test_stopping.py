@@ -20,6 +20,7 @@ from saei.recorder import RunBusy, claimed, run_lock
 from saei.standing import Standing
 from saei.stopping import Warned, until_warned
 from saei.train import train
+from tests.processes import ended, outcomes, output, start
 from tests.runs import assert_same_run, frame, small_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +152,18 @@ def test_a_run_warned_in_a_step_in_an_evaluation_and_at_the_end_equals_a_straigh
     assert requeued == [signal.SIGUSR2] * 3
     train(small_config(run, **settings))
     assert_same_run(run, straight)
+
+
+def test_all_processes_of_a_trial_stop_at_the_step_at_which_one_was_warned(tmp_path):
+    run = small_config(tmp_path / "run", checkpoint__every=25)
+    processes = start(tmp_path, [run, run], 2, plants=[(0, 1, "warned")])  # the second one, in its first step
+    assert ended(processes, 120) == [0, 0], output(tmp_path, 0).read_text()
+    for rank in (0, 1):
+        first, second = outcomes(tmp_path, rank)
+        assert first.startswith("Warned: warned by SIGUSR2") and second == "done"
+    assert "continuing from step 1" in (tmp_path / "run" / schema.LOG_FILE).read_text()
+    assert frame(tmp_path / "run", "steps")["step"].tolist() == [0, 1, 2, 3]
+    assert status(tmp_path / "run")["world_size"] == 2
 
 
 def test_a_run_warned_before_its_first_step_leaves_no_checkpoint(tmp_path, monkeypatch, requeued):
