@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+from sweeps.slurm.queue import history
 from tests.slurm.lab import SCRIPT, wait_for
 
 
@@ -53,11 +54,14 @@ def test_jobs_outlive_a_restart_of_slurmctld_and_a_lost_node_gives_them_back(slu
     wait_for(lambda: starts(tmp_path) == ["started"] * 2, "the job to start again")  # the node is back by itself
 
 
-def test_sacct_answers_where_accounting_is_on(accounting):
-    job = accounting.sbatch("exit 3")
-    accounting.wait_for_state(job, "FAILED")
-    asked = ("sacct", "-n", "-X", "-P", "-j", job, "-o", "JobID,State,ExitCode")
-    wait_for(lambda: accounting.run(*asked).strip() == f"{job}|FAILED|3:0", "sacct to know the end of the job")
+def test_sacct_tells_the_runner_how_jobs_ended_that_squeue_forgot(accounting):
+    failed = accounting.sbatch("exit 3", "-J", "saei-components")
+    cancelled = accounting.sbatch("sleep 60", "-J", "saei-components")
+    other = accounting.sbatch("exit 0", "-J", "of-somebody-else")
+    accounting.wait_for_state(cancelled, "RUNNING")
+    accounting.run("scancel", cancelled)
+    expected = {failed: "FAILED", cancelled: "CANCELLED"}  # sacct says "CANCELLED by 0"
+    wait_for(lambda: history([failed, cancelled, other], ["components"]) == expected, "sacct to know both ends")
 
 
 def test_a_lab_ends_with_the_process_that_owns_it(slurm):
