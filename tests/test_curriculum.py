@@ -152,8 +152,8 @@ def test_the_curriculum_visits_the_plain_orders_problems_easy_ones_first(monkeyp
     measured = {}
     original = curriculum.measure
 
-    def recorded(policy, problems, config):
-        values = original(policy, problems, config)
+    def recorded(policy, problems, config, world):
+        values = original(policy, problems, config, world)
         measured.update(zip([problem.problem_id for problem in problems], values, strict=True))
         return values
 
