@@ -174,7 +174,11 @@ def test_an_attack_of_level_zero_is_the_clean_evaluation_and_a_larger_one_is_not
     wanted = [{name: row[name] for name in COMPARED} for row in clean if row["problem_id"] in both]
     for attack in ATTACKS:
         own = [row for row in attacked if row["split"] == f"test@{attack}:0"]
-        assert [{name: row[name] for name in COMPARED} for row in own] == wanted
+        # two problems and three are other heights of a batch, whose rows agree to rounding only
+        for row, expected in zip(own, wanted, strict=True):
+            assert {name: row[name] for name in COMPARED} == expected | {
+                "entropy": pytest.approx(expected["entropy"], abs=1e-5)
+            }
         moved = [row for row in attacked if row["split"] == f"test@{attack}:4"]
         assert [row["entropy"] for row in moved] != [row["entropy"] for row in own]
 
