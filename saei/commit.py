@@ -30,7 +30,7 @@ def _git(folder: Path, *arguments: str) -> str:
     """Output of a git command, or "" outside of a repository."""
     command = ["git", "-C", str(folder), *arguments]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout.rstrip("\n") if result.returncode == 0 else ""  # a diff may end in a line of one blank

@@ -41,6 +41,8 @@ ARROW_SCHEMAS = {
 LOCK_FILE = ".lock"
 PREDECESSOR_S = 120.0
 """Seconds that a job which Slurm put back waits for its predecessor, on a node thought dead, to let go."""
+GLANCE_S = 0.2
+"""Whoever asks whether a run is busy holds its lock for an instant; that is not taken for another process's work."""
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _IMAGE = re.compile(r"step-(\d+)-.*\.png")
 
@@ -56,12 +58,12 @@ def run_lock(folder: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     Raises RunBusy when somebody else still holds it after `patience_s` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + max(patience_s, GLANCE_S)
     with open(folder / LOCK_FILE, "a") as file:
         while not _locked(file.fileno()):
             if time.monotonic() >= deadline:
                 raise RunBusy(f"{folder} is being written by another process; wait for it or stop it")
-            time.sleep(0.5)
+            time.sleep(min(0.5, max(patience_s, GLANCE_S) / 4))
         if not _is_still(folder / LOCK_FILE, file.fileno()):
             raise RunBusy(f"{folder} was removed by the process that held it a moment ago; start again")
         yield

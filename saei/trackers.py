@@ -149,9 +149,11 @@ class Trackers:
 
     def _read_ledger(self) -> dict[str, dict[str, int]]:
         try:
-            return json.loads((self._folder / LEDGER_FILE).read_text())
-        except (OSError, json.JSONDecodeError):
+            told = json.loads((self._folder / LEDGER_FILE).read_text())
+        except (OSError, ValueError):
             return {}
+        pairs = told.items() if isinstance(told, dict) else ()
+        return {name: steps for name, steps in pairs if isinstance(steps, dict)}
 
     def _write_ledger(self) -> None:
         temporary = self._folder / f".{LEDGER_FILE}.tmp"

@@ -18,7 +18,7 @@ from sweeps.estimate import hours_text, is_missing
 from sweeps.locks import is_held
 from sweeps.past import PastRuns, run_seconds
 from sweeps.slurm.tickets import read_tickets
-from sweeps.trial import Trial, finished_folder, read_json
+from sweeps.trial import Trial, finished_folder, read_json, read_status
 
 SILENT_S = 600.0
 """A run of another machine that says it is running, but was silent for so long, has ended."""
@@ -93,7 +93,7 @@ class Budget:
         return self._needs(trial.config, trial.folder)
 
     def _needs(self, config: Config, folder: Path) -> float:
-        step = min(read_json(folder / schema.STATUS_FILE).get("step", 0), config.steps)
+        step = min(read_status(folder).get("step", 0), config.steps)
         return self._past.seconds(config, from_step=step) / 3600 * max(1, self._gpus)
 
     def announcement(self, trials: Sequence[Trial]) -> str:
@@ -142,7 +142,7 @@ class Budget:
             return False
         if key in self._open or is_held(folder / ".lock"):
             return True
-        found = read_json(folder / schema.STATUS_FILE)
+        found = read_status(folder)
         heartbeat = found.get("heartbeat") or 0.0
         if heartbeat < self._started.get(key, 0.0):  # of an earlier launch: this one's worker has yet to write
             return True
@@ -165,7 +165,7 @@ class Budget:
                 stamp = path.stat().st_mtime_ns
             except OSError:
                 continue
-            found = read_json(path)
+            found = read_status(path.parent)
             alive |= {key} if _runs(path.parent, found) else set()
             before = known.get(key)
             now[key] = before if before and before[0] == stamp else (stamp, gpu_hours(path.parent, found))
@@ -185,6 +185,6 @@ def _runs(folder: Path, found: Mapping[str, Any]) -> bool:
 
 def gpu_hours(run: Path, found: Mapping[str, Any] | None = None) -> float:
     """GPU-hours of a run directory so far; worker-hours of a run without GPU."""
-    found = read_json(run / schema.STATUS_FILE) if found is None else found
+    found = read_status(run) if found is None else found
     devices = found.get("gpus") or found.get("world_size") or 1
     return run_seconds(run, found) * devices / 3600

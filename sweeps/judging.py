@@ -14,7 +14,7 @@ from typing import Any
 from saei import schema
 from sweeps.causes import PARTNER, TOLD, Cause, cause_of
 from sweeps.outcome import Kind, Outcome
-from sweeps.trial import read_json, sealed_folder
+from sweeps.trial import read_status, sealed_folder
 
 _TAIL_BYTES = 64 * 1024
 _STAMPED = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ", re.MULTILINE)
@@ -37,7 +37,7 @@ def from_run_directory(
     """
     if sealed_folder(trial_folder) is not None:
         return Outcome(kind=Kind.FINISHED)
-    status = read_json(trial_folder / schema.STATUS_FILE)
+    status = read_status(trial_folder)
     if status.get("heartbeat", since) < since:
         status = {}
     words = _last_words(stderr, since)

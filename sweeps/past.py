@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from saei import schema
 from saei.config import Config, to_dict
-from sweeps.trial import read_json
+from sweeps.trial import read_json, read_status
 
 DEFAULT_STEP_S = {"tiny": 1.5}
 OTHER_STEP_S = 60.0
@@ -70,7 +70,7 @@ class PastRuns:
             config = read_json(path).get("config")
             if not isinstance(config, dict):
                 continue
-            found = read_json(path.parent / schema.STATUS_FILE)
+            found = read_status(path.parent)
             if found.get("world_size", 1) == processes:
                 self._by_size[size(config)].append(_Run(path.parent, config, bool(found.get("job"))))
 
@@ -178,7 +178,7 @@ def _measured(run: _Run) -> tuple[float, float] | None:
     times = step_times(run.folder)
     if not times:
         return None
-    found = read_json(run.folder / schema.STATUS_FILE)
+    found = read_status(run.folder)
     problems = evaluated(run.config)
     if not (run.folder / schema.DONE_FILE).exists() or "seconds" not in found or not problems:
         return median(times), math.nan

@@ -6,7 +6,6 @@ other plans: the file shows the plan launched last, and keeps the others under `
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saei import schema
+from saei.atomic import write_json
 from saei.commit import code_facts
 from saei.config import Config
 from saei.schema import EARLIER
@@ -94,9 +94,7 @@ def _write_plan(
                if other is not same]  # fmt: skip
     if earlier:
         plan["earlier_plans"] = earlier
-    temporary = folder / f".{schema.PLAN_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(plan, indent=1) + "\n")
-    os.replace(temporary, folder / schema.PLAN_FILE)
+    write_json(folder / schema.PLAN_FILE, plan)
     return plan
 
 
@@ -105,8 +103,11 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     if not path.exists() and old.exists():
         raise ValueError(f"{folder} has its plan under the old name; launch again after: mv {old} {path}")
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except json.JSONDecodeError as error:
+        tree = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(tree, dict):
+            raise TypeError("it holds no object")
+        return tree
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is not JSON ({error}); restore it: without it this launch would count as the first"
         ) from error

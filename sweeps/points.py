@@ -91,7 +91,7 @@ class Ledger:
             return [Record(**{**tree, "points": [Point(**point) for point in tree["points"]]}) for tree in trees]
         except FileNotFoundError:
             return []
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise BadInput(
                 f"{path} is no ledger of points ({error}): restore it, or move it away and begin a new search, which "
                 "finds the finished runs of points that it chooses again"

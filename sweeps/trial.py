@@ -1,6 +1,7 @@
 """One trial as the runner sees it: its settings, its run directory, and what that directory says (DESIGN 4.4)."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,30 @@ def settle(trial: Trial) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or {} when it is not there (yet)."""
+    """The JSON object at `path`, or {} when there is none (yet), or something else: half a file, bytes, a list."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+        tree = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+_NUMBERS = frozenset({"heartbeat", "step", "steps", "restarts", "seconds", "gpus", "world_size", "time_step"})
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """`status.json` of a run directory, without what should be a number and is none; {} where there is no such file."""
+    found = read_json(folder / schema.STATUS_FILE)
+    return {name: value for name, value in found.items() if name not in _NUMBERS or _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def status(trial: Trial) -> dict[str, Any]:
     """Its `status.json`: step, steps, reward, entropy, time_step ... or {}."""
-    return read_json(trial.folder / schema.STATUS_FILE)
+    return read_status(trial.folder)
 
 
 def final_scores(trial: Trial) -> dict[str, float]:

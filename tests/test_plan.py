@@ -152,3 +152,12 @@ def test_a_damaged_plan_is_never_taken_for_a_first_launch(tmp_path):
     (tmp_path / "x" / "plan.json").write_text("{")
     with pytest.raises(ValueError, match=r"plan.json is not JSON .*would count as the first"):
         launch(tmp_path, definition())
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"name": '])
+def test_a_plan_that_is_no_object_is_never_written_over(tmp_path, content):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "plan.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"plan.json is not JSON .*would count as the first"):
+        launch(tmp_path, definition())
+    assert (tmp_path / "x" / "plan.json").read_bytes() == content

@@ -7,18 +7,20 @@ from dataclasses import replace
 import pytest
 
 from saei.cli import BadInput
+from sweeps.budget import gpu_hours
 from sweeps.definition import load_sweep
+from sweeps.locks import hold
 from sweeps.outcome import Kind
 from sweeps.plan import make_trials
 from sweeps.retry import Retries
 from sweeps.slurm import runner as running
 from sweeps.slurm.drive import only_runner, run_on_slurm
-from sweeps.slurm.feed import Feeder
+from sweeps.slurm.feed import Feeder, may_run
 from sweeps.slurm.judge import fruitless, judge, kept_step
 from sweeps.slurm.profile import Profile
 from sweeps.slurm.queue import history, look, seconds
 from sweeps.slurm.runner import Runner
-from sweeps.slurm.tickets import Ticket, read_ticket, read_tickets, write_ticket
+from sweeps.slurm.tickets import Ticket, read_ticket, read_tickets, ticket_path, write_ticket
 from sweeps.source import Listed
 from sweeps.trial import finished_folder
 from tests.fake_slurm import FakeSlurm
@@ -539,6 +541,87 @@ def test_a_twin_that_was_given_up_is_continued_in_its_own_folder(tmp_path, slurm
     write_done(theirs)
     second.poll()
     assert second.is_over and finished_folder(ours) == theirs.folder
+
+
+def test_a_twin_that_fails_again_in_the_folder_of_the_other_sweep_is_a_failure_of_this_launch(tmp_path, slurm):
+    first, (theirs,) = launch(tmp_path, ("split_12_0",), name="group_split")
+    first.poll()
+    write_checkpoint(theirs.folder, 3)
+    write_status(theirs, "failed", message="ZeroDivisionError: division by zero")
+    slurm.queue(job(ticket_of(first, theirs), "FAILED"))
+    second, (ours,) = launch(tmp_path, ("grpo",))
+    second.poll()
+    assert len(slurm.submissions) == 2  # the failure of the other launch was not this one's try
+    again = ticket_of(second, ours)
+    slurm.queue(job(again, "FAILED", name="saei-components"))
+    for _ in range(3):
+        second.poll()
+    assert len(slurm.submissions) == 2 and second.is_over
+    assert second.failed[ours.trial_id].sentence == "ZeroDivisionError: division by zero"
+
+
+def test_a_forgotten_job_in_the_folder_of_the_other_sweep_is_not_run_twice_while_its_process_holds_it(tmp_path, slurm):
+    first, (theirs,) = launch(tmp_path, ("split_12_0",), name="group_split")
+    first.poll()
+    slurm.queue(job(ticket_of(first, theirs), "RUNNING"))
+    second, _ = launch(tmp_path, ("grpo",))
+    second.poll()
+    slurm.queue()
+    with hold(theirs.folder / ".lock"):
+        second.poll()
+        assert len(slurm.submissions) == 1 and second.watched
+    second.poll()
+    second.poll()
+    assert len(slurm.submissions) == 2
+
+
+def test_jobs_of_a_sweep_of_that_name_under_other_results_use_up_no_room(tmp_path, slurm):
+    runner, (trial,) = launch(tmp_path, parallel=1)
+    slurm.queue({"job": "70", "state": "RUNNING", "comment": "saei-0123456789ab"})
+    runner.poll()
+    assert len(slurm.submissions) == 1
+    # where the site sets the comment, the name alone tells whose it is
+    assert may_run("components", look(), {}) == 0
+    slurm.queue({"job": "70", "state": "RUNNING", "comment": "project 12"})
+    assert may_run("components", look(), {}) == 1
+    slurm.queue(job(ticket_of(runner, trial), "RUNNING"))
+    assert may_run("components", look(), runner.feeder.throttles) == 1
+
+
+def test_a_detached_launch_says_why_nothing_was_submitted(tmp_path, slurm):
+    runner, (trial, _) = launch(tmp_path, ("grpo", "saei"), parallel=1, max_submitted=1)
+    runner.poll()
+    slurm.queue(job(ticket_of(runner, trial), "RUNNING"))
+    later, _ = launch(tmp_path, ("grpo", "saei"), parallel=1)
+    later.detach = True
+    later.poll()
+    assert len(slurm.submissions) == 1
+    assert "1 trial is not submitted yet: parallel = 1" in later.screen.text
+
+
+@pytest.mark.parametrize("content", [b"", b'{"trial_id": "x"', b"\xff\xfe", b"[1]", b"3", b'{"job": "1"}'])
+def test_a_file_that_is_no_ticket_is_as_none_and_stops_no_runner(tmp_path, slurm, content):
+    runner, (trial,) = launch(tmp_path)
+    path = ticket_path(runner.results, trial.trial_id)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert read_tickets(runner.results) == {}
+    runner.poll()
+    assert len(slurm.submissions) == 1 and ticket_of(runner, trial).job == "1"
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"state": "runn', b"\xff", b"[]", b'{"heartbeat": "x", "restarts": [], "step": null}']
+)
+def test_a_broken_status_stops_no_runner(tmp_path, slurm, content):
+    runner, trial, ticket = submitted(tmp_path, slurm)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / "status.json").write_bytes(content)
+    runner.poll()
+    slurm.queue(job(ticket, "NODE_FAIL"))
+    runner.poll()
+    assert len(slurm.submissions) == 2 and not runner.failed
+    assert gpu_hours(trial.folder) == 0
 
 
 def test_a_second_runner_of_the_sweep_is_told_who_has_it(tmp_path):

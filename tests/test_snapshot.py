@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from saei.cli import BadInput
-from saei.commit import FACTS, code_facts
+from saei.commit import FACTS, _git, code_facts
 from sweeps.slurm.profile import ROOT
 from sweeps.slurm.snapshot import snapshot
 
@@ -78,3 +78,8 @@ def test_a_process_in_the_snapshot_runs_its_code_and_records_the_commit_of_submi
     where, found = json.loads(out.stdout)
     assert where == str(made / "saei" / "commit.py")
     assert found["git_sha"] == "of submission" and found.keys() == set(FACTS)
+
+
+def test_a_change_that_is_no_utf8_stops_no_run(tree):
+    (tree / "saei/a.py").write_bytes(b"# caf\xe9\n")
+    assert "+# caf\ufffd" in _git(tree, "diff", "HEAD")

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import signal
@@ -16,10 +17,11 @@ import saei.train
 from saei import schema
 from saei.checkpoint import checkpoints, read_cursor
 from saei.distributed import ALONE
-from saei.recorder import RunBusy, claimed, run_lock
+from saei.recorder import LOCK_FILE, RunBusy, claimed, run_lock
 from saei.standing import Standing
 from saei.stopping import Warned, until_warned
 from saei.train import train
+from sweeps.locks import is_held
 from tests.processes import ended, outcomes, output, start
 from tests.runs import assert_same_run, frame, small_config
 
@@ -172,6 +174,16 @@ def test_a_run_warned_before_its_first_step_leaves_no_checkpoint(tmp_path, monke
     with pytest.raises(SystemExit):
         train(small_config(tmp_path))
     assert steps_of(tmp_path) == [] and status(tmp_path)["state"] == schema.INTERRUPTED
+
+
+def test_somebody_who_looks_whether_a_run_is_busy_makes_it_busy_for_nobody(tmp_path):
+    lock = tmp_path / LOCK_FILE
+    lock.touch()
+    with open(lock) as glance:
+        fcntl.flock(glance, fcntl.LOCK_SH)  # as `is_held` does, only longer
+        threading.Timer(0.05, lambda: fcntl.flock(glance, fcntl.LOCK_UN)).start()
+        with run_lock(tmp_path):
+            assert is_held(lock)
 
 
 def test_a_restarted_job_waits_for_its_predecessor(tmp_path, monkeypatch):

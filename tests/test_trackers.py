@@ -133,3 +133,13 @@ def test_the_ledger_is_written_before_the_tracker_is_told(tmp_path, monkeypatch)
     trackers.step({"step": 7, "reward": 1.0})
     trackers.step({"step": 7, "reward": 1.0})
     assert seen == [7]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[1]", b'{"tensorboard": 3}', b'{"tensorboa'])
+def test_a_broken_ledger_stops_no_run(tmp_path, monkeypatch, content):
+    (tmp_path / LEDGER_FILE).write_bytes(content)
+    monkeypatch.setattr(saei.trackers, "_classes", lambda: {"tensorboard": Broken})
+    trackers = Trackers(tmp_path, lambda _: None)
+    trackers.start(small_config(tmp_path, record__trackers=("tensorboard",)), "t")
+    trackers.step({"step": 2, "reward": 1.0})
+    assert json.loads((tmp_path / LEDGER_FILE).read_text()) == {"tensorboard": {"steps": 2}}

@@ -21,7 +21,7 @@ from sweeps.slurm.profile import Profile
 from sweeps.slurm.runner import Runner, cancel_jobs
 from sweeps.slurm.snapshot import snapshot
 from sweeps.slurm.submit import TRAINER, demand_slurm
-from sweeps.slurm.tickets import read_ticket, update_ticket
+from sweeps.slurm.tickets import read_ticket, read_tickets, update_ticket
 from sweeps.source import Source
 
 POLL_S = 2.0
@@ -54,6 +54,8 @@ def run_on_slurm(
             profile=profile, name=name, results=results, code=snapshot(results), folder=Path.cwd(),
             largest=max_array(profile), trainer=trainer,
         )  # fmt: skip
+        for ticket in read_tickets(results).values():  # arrays of trials that this launch does not ask for, too
+            feeder.know(ticket)
         runner = Runner(source=source, screen=screen, feeder=feeder, retries=retries, budget=budget, detach=detach)
         while True:
             runner.poll()
@@ -72,7 +74,7 @@ def _give_up(runner: Runner) -> None:
     jobs = []
     for key in runner.watched:
         ticket = read_ticket(runner.results, key)
-        if ticket is not None and ticket.job and ticket.sweep == runner.feeder.name and not ticket.closed:
+        if ticket is not None and ticket.job and not ticket.closed and not runner.is_theirs(ticket):
             update_ticket(runner.results, key, cancelled=True)
             jobs.append(ticket.job)
     if jobs:

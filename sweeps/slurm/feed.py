@@ -12,7 +12,7 @@ from sweeps.slurm.profile import Profile
 from sweeps.slurm.queue import Queue, job_name
 from sweeps.slurm.submit import TRAINER, TooMany, Wanted, new_token, submit
 from sweeps.slurm.text import Batch
-from sweeps.slurm.tickets import Ticket
+from sweeps.slurm.tickets import COMMENT, Ticket
 
 ASSUMED_MAX_ARRAY = 1000
 """One less than Slurm's default MaxArraySize, where the site's cannot be asked."""
@@ -34,11 +34,13 @@ def max_array(profile: Profile) -> int:
 def may_run(sweep: str, queue: Queue, throttles: Mapping[str, int]) -> int:
     """How many tasks of the sweep's arrays may run at once: of each its throttle, or what is left of it.
 
-    `throttles`: by the comment of the array's jobs.
+    `throttles`: by the comment of the array's jobs. Jobs with a comment of ours that is not among them belong to a
+    sweep of that name under another results folder.
     """
     living: dict[tuple[str, str], int] = defaultdict(int)
     for fact in queue.jobs.values():
-        if fact.is_living and fact.name == job_name(sweep):
+        is_ours = fact.comment in throttles or not fact.comment.startswith(COMMENT)  # some sites set comments
+        if fact.is_living and fact.name == job_name(sweep) and is_ours:
             living[fact.job.partition("_")[0], fact.comment] += 1
     return sum(min(count, throttles.get(comment, count)) for (_, comment), count in living.items())
 

@@ -11,7 +11,7 @@ from sweeps.judging import from_run_directory
 from sweeps.outcome import Kind, Outcome
 from sweeps.slurm.queue import JobFact
 from sweeps.slurm.tickets import Ticket
-from sweeps.trial import read_json
+from sweeps.trial import read_status
 
 FRUITLESS = 3
 """So many ends in a row without a newer checkpoint are a failure: more of them would be the same."""
@@ -132,7 +132,7 @@ def error_log(ticket: Ticket) -> Path:
 
 def status_since(folder: Path, since: float) -> dict[str, Any]:
     """The trial's status, {} where it was last written before `since` (seconds of the epoch)."""
-    found = read_json(folder / schema.STATUS_FILE)
+    found = read_status(folder)
     return found if (found.get("heartbeat") or 0.0) >= since else {}
 
 

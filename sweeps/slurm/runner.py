@@ -12,6 +12,7 @@ from typing import Any
 from saei import schema
 from sweeps.budget import Budget
 from sweeps.live import Screen
+from sweeps.locks import is_held
 from sweeps.outcome import Kind, Outcome
 from sweeps.retry import Retries
 from sweeps.slurm.feed import Feeder
@@ -20,7 +21,7 @@ from sweeps.slurm.queue import JobFact, Queue, history, look
 from sweeps.slurm.submit import Away, Wanted, adopt, is_on_its_way
 from sweeps.slurm.tickets import Ticket, read_ticket, update_ticket
 from sweeps.source import Listed, Source
-from sweeps.trial import Trial, finished_folder, is_busy, point_to, settle, status
+from sweeps.trial import Trial, finished_folder, is_busy, point_to, read_status, settle
 
 SETTLE_S = 6.0
 """A job is believed to have ended when it was seen so for this long: Slurm shows NODE_FAIL while it requeues a job."""
@@ -64,6 +65,8 @@ class Runner:
     """Trials whose present job squeue has shown."""
     mine: set[str] = field(default_factory=set)
     """Trials whose job was alive at some time in this launch."""
+    tokens: set[str] = field(default_factory=set)
+    """Of the arrays that this launch submitted."""
     restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
     refused: bool = False
@@ -82,6 +85,10 @@ class Runner:
     def is_unsettled(self) -> bool:
         """Has a job ended of which it is not yet sure how?"""
         return bool(self.ended)
+
+    def is_theirs(self, ticket: Ticket) -> bool:
+        """Is it a job of another sweep? One that this launch submitted into another's run directory is not."""
+        return ticket.sweep != self.feeder.name and ticket.token not in self.tokens
 
     def poll(self) -> None:
         """One look at everything, and what follows from it."""
@@ -124,20 +131,21 @@ class Runner:
                 self._say_once(trial, words)
             self._mind_restarts(trial, ticket)
         elif self._has_settled(trial, ticket, fact):
-            state = fact.state if fact else history([ticket.job], [ticket.sweep]).get(ticket.job, "")
+            state = fact.state if fact else history([ticket.job], [ticket.sweep, self.feeder.name]).get(ticket.job, "")
             folder = home(trial, ticket)
             outcome = judge(folder, ticket, state, fact.reason if fact else "")
             step = kept_step(folder)
             was_before = key not in self.mine and not self.detach
             vain = None if was_before else fruitless(ticket, outcome, step)
-            self._close(trial, vain or outcome, ticket, step, retry=was_before or ticket.sweep != self.feeder.name)
+            self._close(trial, vain or outcome, ticket, step, retry=was_before or self.is_theirs(ticket))
 
     def _has_settled(self, trial: Trial, ticket: Ticket, fact: JobFact | None) -> bool:
         """Has the job been over for long enough to believe it, and does nobody work in the run directory?"""
-        found = status(trial) if ticket.sweep == self.feeder.name else {}
+        folder = home(trial, ticket)
+        found = read_status(folder)
         now, heartbeat = time.monotonic(), found.get("heartbeat")
         ended = self.ended.setdefault(trial.trial_id, Ended(now, heartbeat))
-        if heartbeat != ended.heartbeat or is_busy(trial):
+        if heartbeat != ended.heartbeat or is_busy(trial) or is_held(folder / ".lock"):
             self.ended[trial.trial_id] = Ended(now, heartbeat)
             return False
         if fact is None and trial.trial_id not in self.shown and is_on_its_way(ticket):
@@ -148,8 +156,10 @@ class Runner:
 
     def _mind_restarts(self, trial: Trial, ticket: Ticket) -> None:
         """Slurm may requeue a job again and again without its trial ever writing a checkpoint."""
+        if self.is_theirs(ticket):
+            return
         key, step = trial.trial_id, kept_step(home(trial, ticket))
-        restarts = status(trial).get("restarts") or 0
+        restarts = read_status(home(trial, ticket)).get("restarts") or 0
         first_step, first_restarts = self.restarts.setdefault(key, (step, restarts))
         if step != first_step:
             self.restarts[key] = (step, restarts)
@@ -278,6 +288,13 @@ class Runner:
             return
         if held_back:
             self._note_once(held_back)
+        elif self.detach and self.waiting and self.feeder.profile.parallel:
+            count = len(self.waiting)
+            self.screen.note(
+                f"{count} trial{'s are' if count > 1 else ' is'} not submitted yet: parallel = "
+                f"{self.feeder.profile.parallel}, and as many of this sweep's jobs run or wait; give the command again "
+                "when they end, or leave out --detach"
+            )
 
     def _may_start(self, trial: Trial) -> bool:
         refusal = self.budget.refuses(trial) if self.budget is not None else ""
@@ -303,6 +320,7 @@ class Runner:
             self.waiting.remove(trial)
             self._follow(trial, keys[trial.trial_id])
             self.mine.add(trial.trial_id)
+            self.tokens.add(keys[trial.trial_id].token)
             self.shown.discard(trial.trial_id)
         first, count = tickets[0], len(tickets)
         jobs = f"job {first.job}" if count == 1 else f"array {first.job.partition('_')[0]}, {first.parallel} at a time"

@@ -74,7 +74,7 @@ def read_ticket(results: Path, trial_id: str) -> Ticket | None:
     """The trial's ticket; None where it was never submitted, or where the file is not a ticket."""
     try:
         return Ticket(**json.loads(ticket_path(results, trial_id).read_text()))
-    except (OSError, json.JSONDecodeError, TypeError):
+    except (OSError, ValueError, TypeError):  # half a file, bytes that are no text, fields of other code
         return None
 
 
