@@ -134,9 +134,9 @@ def phase(found: Mapping[str, Any]) -> str:
 
 def cells(found: Mapping[str, Any]) -> list[str]:
     """step/steps, reward, entropy, seconds per step; "-" for what is not known yet."""
-    step = f"{found['step']}/{found['steps']}" if "step" in found else "-"
+    step = f"{found['step']}/{found['steps']}" if {"step", "steps"} <= found.keys() else "-"
     numbers = [found.get(name) for name in ("reward", "entropy", "time_step")]
-    return [step, *("-" if value is None else f"{value:.3f}" for value in numbers)]
+    return [step, *(f"{value:.3f}" if isinstance(value, int | float) else "-" for value in numbers)]
 
 
 def time_left(unfinished: Sequence[Trial], statuses: Mapping[str, Mapping[str, Any]], jobs: int) -> float | None:

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from saei.cli import run_main
 from sweeps.definition import Sweep, load_sweep, parse_setting, select_arms, sweep_names
-from sweeps.live import duration, time_left
+from sweeps.live import cells, duration, time_left
 from sweeps.locks import hold, is_held
 from sweeps.plan import make_trials
 from sweeps.run import main
@@ -371,3 +371,9 @@ def test_time_left_is_steps_times_the_mean_speed_over_the_workers(tmp_path):
     # 6 steps of the running one and 10 of the waiting one, 2 s each, by 2 workers: 16 s
     assert time_left(trials, statuses, jobs=2) == 16.0
     assert [duration(seconds) for seconds in (59, 90, 3720)] == ["59 s", "1 min 30 s", "1 h 2 min"]
+
+
+def test_a_status_that_lacks_a_number_shows_a_dash():
+    assert cells({}) == ["-", "-", "-", "-"]
+    assert cells({"step": 2, "reward": "x", "time_step": 1.5}) == ["-", "-", "-", "1.500"]
+    assert cells({"step": 2, "steps": 4, "reward": 0.25, "entropy": None}) == ["2/4", "0.250", "-", "-"]
