@@ -53,6 +53,8 @@ class Budget:
         """Trials with an open ticket: Slurm has them."""
         self._alive: set[str] = set()
         """Trials whose status says that they run, whoever started them."""
+        self._reserve: dict[str, float] = {}
+        """What each trial was found to need still, since the last look."""
         self._looked, self.look_every_s = -math.inf, LOOK_EVERY_S
 
     def refuses(self, trial: Trial) -> str:
@@ -77,6 +79,7 @@ class Budget:
         """The trial was handed to a worker or to Slurm."""
         self._trials[trial.trial_id] = trial
         self._started.setdefault(trial.trial_id, time.time())
+        self._reserve.pop(trial.trial_id, None)
         self._ended.discard(trial.trial_id)
 
     def ended(self, trial: Trial) -> None:
@@ -122,7 +125,9 @@ class Budget:
         """GPU-hours still needed by what runs or waits in a queue; `guess`: of a trial whose settings are not known."""
         self._look()
         keys = (self._open | self._alive | self._started.keys()) - self._ended - {besides}
-        return sum(self._still_needs(key, guess) for key in keys if self._is_on_its_way(key))
+        for key in keys - self._reserve.keys():  # asked once a look: a thousand waiting trials ask for each other
+            self._reserve[key] = self._still_needs(key, guess) if self._is_on_its_way(key) else 0.0
+        return sum(self._reserve[key] for key in keys)
 
     def _still_needs(self, key: str, guess: float) -> float:
         if key in self._trials:
@@ -152,6 +157,7 @@ class Budget:
         if time.monotonic() - self._looked < self.look_every_s:
             return
         self._looked = time.monotonic()
+        self._reserve = {}
         tickets = read_tickets(self._results)
         self._open = {
             key
