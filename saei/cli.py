@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 bad input, 130 interrupted, 1 anything else.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -52,9 +53,13 @@ def run_main(main: Callable[[], int]) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # with words of its own where it has any
+        said = str(interrupt) or "interrupted; the same command continues from the last checkpoint"
+        print(said, file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has seen enough; what is still to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Told as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

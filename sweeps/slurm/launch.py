@@ -77,8 +77,6 @@ def watch(
                 trainer=trainer,
             )
     except KeyboardInterrupt:
-        print(
-            f"the jobs go on; the same command watches them again, and python sweeps/run.py cancel {name} stops them",
-            file=sys.stderr,
-        )
-        raise
+        raise KeyboardInterrupt(
+            f"the jobs go on; the same command watches them again, and python sweeps/run.py cancel {name} stops them"
+        ) from None
