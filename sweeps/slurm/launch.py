@@ -1,6 +1,5 @@
 """`run.py --on slurm`: the profile, what a dry run shows of it, and the watching runner with its words at the end."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
