@@ -73,6 +73,12 @@ CAUSES: tuple[Cause, ...] = (
         "make the results folder writable, or name another by --results", READ_ONLY,
     ),
     _cause(
+        r"execve\(\): .*(?:No such file|Not a directory|[Pp]ermission denied|Exec format error)", Kind.NEVER_STARTED,
+        "the node cannot start the interpreter",
+        "correct python in the cluster profile: a path that the nodes see, or a name that the setup lines (setup, "
+        "modules, container_command) put on PATH; then launch again", NO_PYTHON,
+    ),
+    _cause(
         r"PermissionError|\[Errno 13\]|[Pp]ermission denied", Kind.FAILED, "permission was denied",
         "make the results folder writable for you, or name another by --results; a cluster's nodes must see it too",
         READ_ONLY,
@@ -96,7 +102,8 @@ CAUSES: tuple[Cause, ...] = (
         r"ModuleNotFoundError|ImportError|No module named|module: command not found|Lmod has detected"
         r"|Unable to locate a modulefile|python[\d.]*: (?:command )?not found|python[^:\n]*: No such file or directory",
         Kind.NEVER_STARTED, "Python, a package or a module is missing",
-        "try the profile's setup lines by hand on a node (srun --pty bash); here, install the project again "
+        "look at python and setup in the cluster profile, and try the setup lines by hand on a node (srun --pty bash); "
+        "here, install the project again "
         "(pip install -e .)", NO_PYTHON,
     ),
     _cause(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 N = tyro.conf.arg(metavar="N")
+CLUSTER = Path("slurm/cluster.toml")
 
 
 @tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
@@ -41,7 +42,7 @@ class Command:
     """Change a setting of every trial, such as optim.lr=1e-4; may be given several times."""
     demo: bool = False
     """A few arms, two seeds, few steps: shows the machinery within minutes, no evidence."""
-    cluster: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("slurm/cluster.toml")
+    cluster: Annotated[Path, tyro.conf.arg(metavar="FILE")] = CLUSTER
     """Profile of the Slurm cluster (see slurm/README.md)."""
     detach: bool = False
     """On Slurm: submit what fits now and return; the same command again goes on. Otherwise the runner stays, feeds
@@ -81,5 +82,7 @@ class Command:
             raise ValueError(f"--effect is in percentage points, above 0 and at most 100, got {self.effect}")
         if self.detach and self.on != "slurm":
             raise ValueError("--detach is for --on slurm: local workers end with their runner")
+        if self.cluster != CLUSTER and self.on != "slurm" and not self.plan:
+            raise ValueError(f"--cluster {self.cluster} is for --on slurm: add it, or leave out --cluster")
         if self.take_next and self.on == "slurm":
             raise ValueError("--take-next trains in this process, a task of slurm/array.sbatch: leave out --on slurm")

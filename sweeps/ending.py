@@ -10,6 +10,7 @@ from sweeps.causes import READ_ONLY
 from sweeps.judging import from_error
 from sweeps.outcome import Kind, Outcome
 from sweeps.retry import by_cause
+from sweeps.slurm.tickets import read_ticket
 from sweeps.trial import Trial, finished_folder
 
 _NAMED = 6
@@ -42,11 +43,13 @@ def tell_ending(
 ) -> None:
     """Print how the launch ended: to standard error what went wrong, each cause once with its trials and cure."""
     finished = sum(finished_folder(trial) is not None for trial in trials)
-    left = len(trials) - finished - len(failed)
+    left = [trial for trial in trials if trial.trial_id not in failed and finished_folder(trial) is None]
+    on_slurm = sum(_is_on_slurm(trial) for trial in left)
     print(
         f"{name}: {finished} of {len(trials)} trials are finished in {folder}"
         + (f"; {len(failed)} failed" if failed else "")
-        + (f"; {left} not run to their end" if left else ""),
+        + (f"; {on_slurm} queued or running on Slurm" if on_slurm else "")
+        + (f"; {len(left) - on_slurm} not run to their end" if len(left) > on_slurm else ""),
         flush=True,
     )
     for outcome, group in by_cause(failed, trials):
@@ -57,6 +60,12 @@ def tell_ending(
         group = next((group for one, group in by_cause(failed, trials) if one.error == stopped.error), [])
         text = _told(stopped, name, group[0] if group else None)
         print(f"the sweep was stopped: {_names(group)}\n{text}", file=sys.stderr)
+
+
+def _is_on_slurm(trial: Trial) -> bool:
+    """Was it given to a job whose end nobody has seen?"""
+    ticket = read_ticket(trial.results, trial.trial_id)
+    return ticket is not None and not ticket.closed and not ticket.cancelled
 
 
 def _told(outcome: Outcome, name: str, example: Trial | None) -> str:

@@ -71,7 +71,8 @@ def sources(figures: Sequence[Figures], *, on_slurm: bool, of: str = "trials") -
     """Where the figures of some trials, or arms, come from, in sentences."""
     counted = Counter(figure.source for figure in figures)
     named = "; ".join(
-        source if len(counted) == 1 else f"{source} (for {count} {of})" for source, count in counted.most_common()
+        source if len(counted) == 1 else f"{source} (for {count} {of if count > 1 else of.removesuffix('s')})"
+        for source, count in counted.most_common()
     )
     parts = [f"Figures: {named}."]
     if any(math.isnan(figure.problem_s) for figure in figures):
@@ -84,8 +85,9 @@ def sources(figures: Sequence[Figures], *, on_slurm: bool, of: str = "trials") -
 
 
 def hours_text(hours: float, gpus: int) -> str:
-    """GPU-hours where trials have GPUs, else worker-hours."""
-    return f"{hours:.3g} {'GPU' if gpus else 'worker'}-hours"
+    """GPU-hours where trials have GPUs, else worker-hours; of less than a tenth, the minutes too."""
+    text = f"{hours:.3g} {'GPU' if gpus else 'worker'}-hours"
+    return f"{text} ({duration(hours * 3600)})" if 0 < hours < 0.1 else text
 
 
 def local_gpus(device: str) -> int:

@@ -67,7 +67,7 @@ class Screen:
         for trial in trials:
             if trial.trial_id not in self._finished and finished_folder(trial) is not None:
                 self._finished.add(trial.trial_id)
-        active = [trial for trial in trials if trial.trial_id in running]
+        active = [trial for trial in trials if trial.trial_id in set(running) - self._finished]
         statuses = {trial.trial_id: status(trial) for trial in active}
         left = time_left([trial for trial in trials if trial.trial_id not in self._finished | set(failed)],
                          statuses, self._jobs)  # fmt: skip
@@ -76,15 +76,12 @@ class Screen:
             + (f", {len(queued)} queued" if queued else "")
             + (f", {len(failed)} failed" if failed else "")
             + (f", {len(elsewhere)} with another runner" if elsewhere else "")
-            + (f"; about {duration(left)} left" if left is not None else "")
+            + (f"; about {duration(left)} left" if left else "")
         )
         if self._live:
             self._live.update(self._table(head, statuses, _words(elsewhere, failed, queued)), refresh=True)
         else:
-            now = [
-                f"{trial.arm}-s{trial.seed} {' '.join(part for part in cells(statuses[trial.trial_id]) if part != '-')}"
-                for trial in active
-            ]
+            now = [f"{trial.arm}-s{trial.seed} {_in_line(statuses[trial.trial_id])}" for trial in active]
             self._print(" | ".join([head, *now]))
 
     def _table(
@@ -130,6 +127,11 @@ def phase(found: Mapping[str, Any]) -> str:
     if not found:
         return "starting"
     return "evaluating" if found.get("step") == found.get("steps") else str(found.get("state", "running"))
+
+
+def _in_line(found: Mapping[str, Any]) -> str:
+    """What is known of a running trial, for one line."""
+    return " ".join(part for part in cells(found) if part != "-") or "starting"
 
 
 def cells(found: Mapping[str, Any]) -> list[str]:

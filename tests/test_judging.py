@@ -118,6 +118,7 @@ SLURM_SAYS = {
     "slurmstepd: error: *** JOB 7 ON n0 CANCELLED AT 2026-03-01T12:00:00 DUE TO PREEMPTION ***": Kind.PREEMPTED,
     "slurmstepd: error: *** JOB 7 ON n0 CANCELLED AT 2026-03-01T12:00:00 ***": Kind.CANCELLED,
     "bash: line 3: module: command not found": Kind.NEVER_STARTED,
+    "slurmstepd: error: execve(): /no/such/python: Permission denied": Kind.NEVER_STARTED,
     "srun: error: something else": Kind.KILLED,
 }
 
@@ -125,6 +126,13 @@ SLURM_SAYS = {
 @pytest.mark.parametrize("line", SLURM_SAYS)
 def test_what_slurm_and_the_shell_said_is_read(run, line):
     assert judge(run("running", words=f"{STAMP} step 3: reward 0.5\n{line}\n")).kind == SLURM_SAYS[line]
+
+
+def test_an_interpreter_that_srun_cannot_start_names_the_key_of_the_profile(run):
+    line = "slurmstepd: error: execve(): /no/such/python: No such file or directory"
+    found = judge(run(words=f"{line}\nsrun: error: n0: task 0: Exited with exit code 2\n"))
+    assert found.sentence == f"the node cannot start the interpreter: {line}"
+    assert found.cure.startswith("correct python in the cluster profile") and "pip" not in found.cure
 
 
 def test_a_process_that_ended_without_a_word_was_killed(run):

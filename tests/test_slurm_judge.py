@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from saei.cli import BadInput
-from sweeps.budget import gpu_hours
+from sweeps.budget import Budget, gpu_hours
 from sweeps.definition import load_sweep
+from sweeps.ending import tell_ending
 from sweeps.locks import hold
 from sweeps.outcome import Kind
+from sweeps.past import PastRuns
 from sweeps.plan import make_trials
 from sweeps.retry import Retries
 from sweeps.slurm import runner as running
@@ -367,6 +369,90 @@ def test_a_held_job_is_told_once_with_the_command_that_lets_it_go(tmp_path, slur
     slurm.queue(job(ticket, "PENDING", reason="PartitionTimeLimit"))
     runner.poll()
     assert "will never start as it was submitted (PartitionTimeLimit)" in runner.screen.text
+
+
+def test_a_job_of_this_launch_that_cannot_start_is_cancelled_alone_and_names_the_keys(tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr(running, "NEVER_S", 0.0)
+    runner, trials = launch(tmp_path, ("grpo", "saei"))
+    runner.poll()
+    first, second = (ticket_of(runner, trial) for trial in trials)
+    slurm.queue(
+        job(first, "PENDING", reason="BadConstraints"),
+        job(second, "PENDING", reason="ReqNodeNotAvail, UnavailableNodes:n0"),
+    )
+    runner.poll()
+    assert slurm.cancelled == ["--quiet 1_0"]
+    found = runner.failed[trials[0].trial_id]
+    assert found.kind == Kind.NEVER_STARTED and "job 1_0 (BadConstraints)" in found.sentence
+    assert "look at cpus, mem_gb, gpus, nodes, constraint and partition in the cluster profile" in found.cure
+    assert list(runner.watched) == [trials[1].trial_id] and len(slurm.submissions) == 1
+
+
+def test_a_job_of_an_earlier_launch_that_cannot_start_is_submitted_again_as_the_profile_is_now(
+    tmp_path, slurm, monkeypatch
+):
+    runner, (trial,) = launch(tmp_path, cpus=64)
+    runner.poll()
+    slurm.queue(job(ticket_of(runner, trial), "PENDING", reason="PartitionConfig"))
+    runner.poll()
+    assert not slurm.cancelled and runner.is_unsettled  # it may be the cluster's reconfiguration
+    monkeypatch.setattr(running, "NEVER_S", 0.0)
+    later, _ = launch(tmp_path, cpus=2)
+    later.poll()
+    assert slurm.cancelled == ["--quiet 1"] and len(slurm.submissions) == 2 and not later.failed
+    assert "--cpus-per-task=2" in slurm.submissions[1]
+
+
+def test_three_jobs_that_cannot_start_stop_the_sweep(tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr(running, "NEVER_S", 0.0)
+    arms = list(load_sweep("components").arms)[:4]
+    runner, trials = launch(tmp_path, arms)
+    runner.poll()
+    slurm.queue(*(job(ticket_of(runner, trial), "PENDING", reason="BadConstraints") for trial in trials))
+    runner.poll()
+    stopped = runner.retries.stop()
+    assert stopped is not None and stopped.kind == Kind.NEVER_STARTED
+    assert len(slurm.cancelled) == 3 and list(runner.watched) == [trials[3].trial_id]
+
+
+def test_a_trial_that_an_earlier_launch_began_goes_before_new_ones_under_a_limit(tmp_path, slurm):
+    arms = list(load_sweep("components").arms)[:2]
+    first, (new, begun) = launch(tmp_path, arms)
+    first.waiting.append(begun)
+    first._submit(look(first.results))
+    slurm.queue(job(ticket_of(first, begun), "TIMEOUT"))
+    second, trials = launch(tmp_path, arms)
+    second.budget = Budget("components", second.results, PastRuns(second.results), max_trials=1)
+    second.poll()
+    second.poll()
+    assert not ticket_of(second, begun).closed and read_ticket(second.results, new.trial_id) is None
+    assert second.screen.text.count("not started: --max-trials 1") == 1
+    assert "not submitted again" not in second.screen.text and len(trials) == 2
+
+
+def test_where_sbatch_refuses_the_first_trial_no_limit_is_said_to_be_used_up(tmp_path, slurm):
+    runner, _ = launch(tmp_path, ("grpo", "saei"))
+    runner.budget = Budget("components", runner.results, PastRuns(runner.results), max_trials=1)
+    slurm.refuse("sbatch: error: invalid partition specified: gpux")
+    with pytest.raises(BadInput):
+        runner.poll()
+    assert "has started as many" not in runner.screen.text
+
+
+def test_a_second_detached_launch_says_that_nothing_new_was_submitted(tmp_path, slurm, capsys):
+    texts = []
+    for _ in range(2):
+        runner, trials = launch(tmp_path)
+        run_on_slurm(
+            runner.source, runner.screen, name="components", results=tmp_path / "results", profile=Profile(time=60),
+            retries=Retries(0), budget=None, detach=True, trainer=TRAINER,
+        )  # fmt: skip
+        texts.append(runner.screen.text)
+        slurm.queue(job(ticket_of(runner, trials[0]), "PENDING"))
+        tell_ending("components", tmp_path, trials, {}, None)
+    assert "nothing new was submitted" not in texts[0] and "nothing new was submitted: 1 queued" in texts[1]
+    out = capsys.readouterr().out
+    assert out.count("; 1 queued or running on Slurm") == 2 and "not run to their end" not in out
 
 
 def test_the_same_error_in_the_first_three_trials_stops_the_sweep_and_cancels_the_rest(tmp_path, slurm):

@@ -66,6 +66,8 @@ def run_on_slurm(
             if runner.is_over or (detach and not runner.is_unsettled):
                 break
             _pause(runner, poll_s)
+        if detach and runner.watched and not runner.tokens:
+            screen.note(f"nothing new was submitted: {len(runner.watched)} queued or running already")
     return runner.failed
 
 

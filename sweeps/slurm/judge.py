@@ -101,13 +101,22 @@ def no_progress(outcome: Outcome, times: int, step: int) -> Outcome:
 
 
 HELD = ("held", "JobHeldUser", "JobHeldAdmin")
-NEVER = (
-    "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS", "AccountNotAllowed",
-    "QOSNotAllowed", "DependencyNeverSatisfied", "QOSMaxWallDurationPerJobLimit", "QOSMaxGRESPerJob",
-    "QOSMaxCpuPerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxNodePerJobLimit", "AssocMaxWallDurationPerJobLimit",
-    "PartitionConfig",
-)  # fmt: skip
-"""Reasons of a waiting job that waiting does not mend."""
+_SIZE = "cpus, mem_gb, gpus, nodes, constraint and partition"
+NEVER: dict[str, str] = {
+    "PartitionTimeLimit": "time and partition", "PartitionNodeLimit": "nodes and partition",
+    "PartitionConfig": "cpus, mem_gb, gpus, nodes, time and partition", "BadConstraints": _SIZE,
+    "Requestednodeconfigurationisnotavailable": _SIZE, "InvalidAccount": "account", "InvalidQOS": "qos",
+    "AccountNotAllowed": "account and partition", "QOSNotAllowed": "qos and partition",
+    "DependencyNeverSatisfied": "extra (dependency)", "QOSMaxWallDurationPerJobLimit": "time and qos",
+    "QOSMaxGRESPerJob": "gpus and qos", "QOSMaxCpuPerJobLimit": "cpus and qos", "QOSMaxMemoryPerJob": "mem_gb and qos",
+    "QOSMaxNodePerJobLimit": "nodes and qos", "AssocMaxWallDurationPerJobLimit": "time and account",
+    "AssocMaxGRESPerJob": "gpus and account", "AssocMaxCpuPerJobLimit": "cpus and account",
+    "AssocMaxMemPerJob": "mem_gb and account", "AssocMaxNodePerJobLimit": "nodes and account",
+}  # fmt: skip
+"""Reasons of a waiting job that waiting does not mend, with the keys of the profile to look at.
+
+Resources, ReqNodeNotAvail, nodes that are down and limits of a user's or group's jobs together are not: they pass.
+"""
 
 
 def stuck(fact: JobFact) -> str:
@@ -117,12 +126,27 @@ def stuck(fact: JobFact) -> str:
     if fact.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or any(word in fact.reason for word in HELD):
         why = fact.reason or fact.state
         return f"job {fact.job} is held ({why}); to let it go on: scontrol release {fact.job}"
-    if fact.reason in NEVER:
-        return (
-            f"job {fact.job} will never start as it was submitted ({fact.reason}): run.py cancel, mend the profile, "
-            "launch again"
-        )
+    if keys := wrong_keys(fact):
+        words = f"job {fact.job} will never start as it was submitted ({fact.reason})"
+        return f"{words}: look at {keys} in the cluster profile"
     return ""
+
+
+def wrong_keys(fact: JobFact) -> str:
+    """The keys of the profile that keep a pending job from ever starting; "" for one that may start."""
+    words = fact.reason.partition(",")[0].strip("()").replace(" ", "").replace("_", "")
+    return NEVER.get(words, "") if fact.is_pending else ""
+
+
+def never_started(fact: JobFact) -> Outcome:
+    """The failure of a job that was cancelled because it could not start."""
+    return Outcome(
+        kind=Kind.NEVER_STARTED,
+        sentence=f"Slurm would never have started job {fact.job} ({fact.reason}), so it was cancelled",
+        cure=f"look at {wrong_keys(fact)} in the cluster profile (sinfo -o '%P %l %D %c %m %G %f' shows each "
+        "partition's time limit and nodes with their CPUs, memory in MB, GPUs and features), then launch again",
+        error=f"never started: {fact.reason}",
+    )
 
 
 def error_log(ticket: Ticket) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sweeps.budget import Budget
-from sweeps.command import Command
+from sweeps.command import CLUSTER, Command
 from sweeps.estimate import is_missing
 from sweeps.live import Screen
 from sweeps.outcome import Outcome
@@ -23,7 +23,7 @@ from sweeps.trial import Trial
 def cluster_profile(command: Command) -> Profile:
     """The profile that the command names, with its `--jobs`. Raises BadInput, also where there is no Slurm to use."""
     path = command.cluster
-    if command.dry_run and path == Path("slurm/cluster.toml") and not path.exists():
+    if command.dry_run and path == CLUSTER and not path.exists():
         path = ROOT / "slurm" / "example.toml"
         print(f"There is no {command.cluster} yet; this uses slurm/example.toml.")
     profile = read_profile(path)

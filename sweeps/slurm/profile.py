@@ -96,7 +96,8 @@ def _lines(value: Any) -> tuple[str, ...]:
 def _variables(value: Any) -> dict[str, str]:
     _demand(isinstance(value, dict), 'is a table of environment variables, such as { HF_HUB_OFFLINE = "1" }')
     for name, content in value.items():
-        _demand(re.fullmatch(r"[A-Za-z_]\w*", name) is not None, f"{name!r} is no name of an environment variable")
+        is_name = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+        _demand(is_name, f"{name!r} is no name of an environment variable: letters, digits and _, no digit first")
         _demand(isinstance(content, str | int | float) and not isinstance(content, bool), f"{name} is a text or number")
     return {name: str(content) for name, content in value.items()}
 
@@ -125,12 +126,18 @@ OURS = {
 def _options(value: Any) -> dict[str, str | int | bool]:
     _demand(isinstance(value, dict), 'is a table of sbatch options, such as { mail-type = "FAIL" }')
     for name, content in value.items():
+        _demand(
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None,
+            f"{name!r} is no option of sbatch as it is written here: letters, digits, - and _, without the leading "
+            'dashes and without the value, such as mail-type = "FAIL" for --mail-type=FAIL',
+        )
         option = name.replace("_", "-")
         if option in OURS:
             key = OURS[option]
             _demand(False, f"may not set {name}: " + (f"the key {key} does" if key else "the runner does"))
         allowed = isinstance(content, str | int) and content is not False
         _demand(allowed, f"{name} is a text, a number, or true for an option without a value")
+        _demand("\n" not in str(content), f"{name} is a text on one line")
     return dict(value)
 
 

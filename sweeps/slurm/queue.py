@@ -4,6 +4,7 @@ A job that it shows in no final state lives. One that it does not show has ended
 directory says, and `history` where Slurm keeps accounts.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -108,6 +109,12 @@ def history(jobs: Iterable[str], sweeps: Collection[str]) -> dict[str, str]:
         if name in names and state:
             found[job] = state.split()[0].rstrip("+")  # "CANCELLED by 1000"
     return found
+
+
+def cancel_jobs(jobs: list[str]) -> None:
+    """scancel; a job that has ended meanwhile is no error."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["scancel", "--quiet", *jobs], capture_output=True, timeout=60, check=False)
 
 
 def _ask(command: list[str]) -> tuple[str | None, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from sweeps.locks import is_held
 from sweeps.outcome import Kind, Outcome
 from sweeps.retry import Retries
 from sweeps.slurm.feed import Feeder
-from sweeps.slurm.judge import fruitless, judge, kept_step, no_progress, stuck
-from sweeps.slurm.queue import JobFact, Queue, history, look
+from sweeps.slurm.judge import fruitless, judge, kept_step, never_started, no_progress, stuck, wrong_keys
+from sweeps.slurm.queue import JobFact, Queue, cancel_jobs, history, look
 from sweeps.slurm.submit import Away, Wanted, adopt, is_on_its_way
 from sweeps.slurm.tickets import Ticket, read_ticket, update_ticket
 from sweeps.source import Listed, Source
@@ -31,6 +30,8 @@ OLD_S = 600.0
 """A status this old is of no living process, whatever the clocks."""
 SILENCE_S = 30.0
 """squeue may be silent for so long before the runner says so."""
+NEVER_S = 20.0
+"""A job is cancelled when Slurm said for so long that it cannot start: a cluster's reconfiguration is over by then."""
 RESTARTS_IN_VAIN = 3
 SEARCH_AT_ONCE = 8
 """Trials of a search that are queued together where the profile sets no `parallel`."""
@@ -61,6 +62,8 @@ class Runner:
     started: set[str] = field(default_factory=set)
     living: dict[str, JobFact] = field(default_factory=dict)
     ended: dict[str, Ended] = field(default_factory=dict)
+    hopeless: dict[str, float] = field(default_factory=dict)
+    """Since when Slurm says of a pending job that it cannot start."""
     shown: set[str] = field(default_factory=set)
     """Trials whose present job squeue has shown."""
     mine: set[str] = field(default_factory=set)
@@ -69,7 +72,8 @@ class Runner:
     """Of the arrays that this launch submitted."""
     restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
-    refused: bool = False
+    refused: tuple[Trial, str] | None = None
+    """The first trial that the budget refused, and why."""
     silent_since: float | None = None
     changed: float = field(default_factory=time.monotonic)
 
@@ -83,8 +87,8 @@ class Runner:
 
     @property
     def is_unsettled(self) -> bool:
-        """Has a job ended of which it is not yet sure how?"""
-        return bool(self.ended)
+        """Has a job ended, or been called unable to start, of which it is not yet sure?"""
+        return bool(self.ended or self.hopeless)
 
     def is_theirs(self, ticket: Ticket) -> bool:
         """Is it a job of another sweep? One that this launch submitted into another's run directory is not."""
@@ -129,6 +133,7 @@ class Runner:
             self.ended.pop(key, None)
             if words := stuck(fact):
                 self._say_once(trial, words)
+            self._mind_hopeless(trial, ticket, fact)
             self._mind_restarts(trial, ticket)
         elif self._has_settled(trial, ticket, fact):
             state = fact.state if fact else history([ticket.job], [ticket.sweep, self.feeder.name]).get(ticket.job, "")
@@ -154,9 +159,19 @@ class Runner:
         fresh = forgotten and time.time() - (heartbeat or 0.0) < OLD_S
         return now - ended.at >= (GONE_SETTLE_S if fresh else SETTLE_S)
 
+    def _mind_hopeless(self, trial: Trial, ticket: Ticket, fact: JobFact) -> None:
+        """Cancel a job of this sweep that Slurm cannot start; an earlier launch's is submitted with today's profile."""
+        key, now = trial.trial_id, time.monotonic()
+        if not wrong_keys(fact) or self.is_theirs(ticket):
+            self.hopeless.pop(key, None)
+        elif now - self.hopeless.setdefault(key, now) >= NEVER_S and self.retries.stop() is None:
+            cancel_jobs([ticket.job])
+            was_before = ticket.token not in self.tokens
+            self._close(trial, never_started(fact), ticket, kept_step(home(trial, ticket)), retry=was_before)
+
     def _mind_restarts(self, trial: Trial, ticket: Ticket) -> None:
         """Slurm may requeue a job again and again without its trial ever writing a checkpoint."""
-        if self.is_theirs(ticket):
+        if self.is_theirs(ticket) or trial.trial_id not in self.watched:
             return
         key, step = trial.trial_id, kept_step(home(trial, ticket))
         restarts = read_status(home(trial, ticket)).get("restarts") or 0
@@ -190,6 +205,7 @@ class Runner:
         self.ended.pop(key, None)
         self.living.pop(key, None)
         self.restarts.pop(key, None)
+        self.hopeless.pop(key, None)
         self.changed = time.monotonic()
         if ticket is None:
             ticket = read_ticket(self.results, key)
@@ -197,10 +213,10 @@ class Runner:
             entry = {"job": ticket.job, "kind": outcome.kind.value, "sentence": outcome.sentence, "step": step}
             earlier = ticket.earlier if outcome.kind == Kind.FINISHED else [*ticket.earlier, entry]
             update_ticket(self.results, key, closed=True, earlier=earlier)
+        # a launch's limit counts distinct trials, so it may refuse one that an earlier launch had begun
+        then = "to be submitted again" + (" if the launch's limits allow" if self.budget is not None else "")
         if retry and outcome.kind != Kind.FINISHED:
-            self.screen.say(
-                trial, f"its job had ended: {outcome.sentence or outcome.kind.value}; to be submitted again"
-            )
+            self.screen.say(trial, f"its job had ended: {outcome.sentence or outcome.kind.value}; {then}")
             self.waiting.append(trial)
             return
         again = self.retries.again(trial, outcome)
@@ -211,7 +227,7 @@ class Runner:
             tries = ""
             if self.retries.tried(trial):
                 tries = f", try {self.retries.tried(trial) + 1} of {self.retries.retry_failed + 1}"
-            self.screen.say(trial, f"{told(outcome)}\n  to be submitted again, from step {step}{tries}")
+            self.screen.say(trial, f"{told(outcome)}\n  {then}, from step {step}{tries}")
             self.waiting.append(trial)
         else:
             word = "" if outcome.kind == Kind.CANCELLED else "FAILED: "
@@ -280,12 +296,16 @@ class Runner:
     def _submit(self, queue: Queue) -> None:
         if not queue.answered or not self.waiting:
             return
+        # what was begun goes before what was not: a limit of this launch should not leave it half done
+        self.waiting = deque(sorted(self.waiting, key=lambda trial: trial.trial_id not in self.started))
         wanted = [self._wanted(trial) for trial in list(self.waiting) if self._may_start(trial)]
         try:
             held_back = self.feeder.feed(wanted, queue, self._submitted)
         except Away as away:
             self.screen.note(f"sbatch: {away}; trying again")
+            self._tell_refused()
             return
+        self._tell_refused()  # not before sbatch took what the limit let through
         if held_back:
             self._note_once(held_back)
         elif self.detach and self.waiting and self.feeder.profile.parallel:
@@ -296,13 +316,18 @@ class Runner:
                 "when they end, or leave out --detach"
             )
 
+    def _tell_refused(self) -> None:
+        if self.refused is not None:
+            trial, refusal = self.refused
+            self._say_once(
+                trial, f"not {'submitted again' if trial.trial_id in self.started else 'started'}: {refusal}"
+            )
+
     def _may_start(self, trial: Trial) -> bool:
         refusal = self.budget.refuses(trial) if self.budget is not None else ""
         if refusal:
             self.waiting.remove(trial)
-            if not self.refused:
-                self.screen.say(trial, f"not started: {refusal}")
-            self.refused = True
+            self.refused = self.refused or (trial, refusal)
             self._end(trial, Outcome(kind=Kind.NEVER_STARTED, sentence=refusal))
         elif self.budget is not None:
             self.budget.started(trial)
@@ -356,12 +381,6 @@ class Runner:
         queued = [key for key in self.watched if key not in self.living or self.living[key].is_pending]
         running = [key for key in self.living if key not in queued]
         self.screen.update(running, self.elsewhere.keys(), self.failed, queued)
-
-
-def cancel_jobs(jobs: list[str]) -> None:
-    """scancel; a job that has ended meanwhile is no error."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(["scancel", "--quiet", *jobs], capture_output=True, timeout=60, check=False)
 
 
 def settled(trial: Trial) -> bool:
