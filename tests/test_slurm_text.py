@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from saei.cli import run_main
+from sweeps.command import Command
 from sweeps.run import main
 from sweeps.slurm.feed import chunks
 from sweeps.slurm.profile import ROOT, read_profile
@@ -166,3 +167,9 @@ def test_without_slurm_submitting_ends_with_a_sentence_and_code_2(results, capsy
     assert sweep(*PAIR, results=results) == 2
     assert "there is no sbatch on PATH" in capsys.readouterr().err
     assert not results.exists()
+
+
+def test_a_profile_without_slurm_is_refused():
+    with pytest.raises(ValueError, match="--cluster my.toml is for --on slurm"):
+        Command(name="components", cluster=Path("my.toml"), dry_run=True)
+    assert Command(name="components", cluster=Path("my.toml"), plan=True).on == "local"
