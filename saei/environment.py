@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from saei.commit import code_facts
+from saei.job import slurm_job
 
 PACKAGES = ("torch", "transformers", "accelerate", "optuna", "submitit", "pandas", "pyarrow", "numpy", "datasets")
 
@@ -30,7 +31,7 @@ def environment(device: str, path: Path) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
+        "slurm_job_id": slurm_job(),
         "packages": {name: _version(name) for name in PACKAGES},
         "earlier": earlier,
     }

@@ -6,6 +6,7 @@ other plans: the file shows the plan launched last, and keeps the others under `
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -54,18 +55,31 @@ def make_trials(
 
 
 def write_plan(
-    name: str, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any], results: Path, note: str = ""
+    name: str,
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    settings: Mapping[str, Any],
+    results: Path,
+    note: str = "",
+    command: str = "",
 ) -> dict[str, Any]:
     """Create or extend `plan.json`; what the plan's first launch did not hold is marked exploratory.
 
+    `command`: the launch's own command line; "" keeps that of the newest launch with these settings.
     Raises ValueError for a plan that cannot be read, or that is there under its old name.
     """
     with hold(results / name / ".plan.lock", wait=True):
-        return _write_plan(name, sweep, trials, settings, results / name, note)
+        return _write_plan(name, sweep, trials, settings, results / name, note, command)
 
 
 def _write_plan(
-    name: str, sweep: Sweep, trials: Sequence[Trial], settings: Mapping[str, Any], folder: Path, note: str
+    name: str,
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    settings: Mapping[str, Any],
+    folder: Path,
+    note: str,
+    command: str,
 ) -> dict[str, Any]:
     found = _read_plan(folder)
     known = [found, *found.get("earlier_plans", [])] if found else []
@@ -84,6 +98,7 @@ def _write_plan(
         "primary_metric": test_metric(first_config),
         "steps": first_config.steps,
         "settings": written,
+        "command": command or (same or {}).get("command", ""),
         "budget_note": note,
         "first_launch": same["first_launch"] if same else time.time(),
         "git_sha": same.get("git_sha", "") if same else code_facts()["git_sha"],
@@ -96,6 +111,15 @@ def _write_plan(
         plan["earlier_plans"] = earlier
     write_json(folder / schema.PLAN_FILE, plan)
     return plan
+
+
+def launch_command(words: Sequence[str]) -> str:
+    """The command line that launches the same again: `words` are the arguments of `sweeps/run.py`, each as given.
+
+    Left out is what makes a launch look only (`--dry-run`) or do one trial (`--take-next`).
+    """
+    kept = [word for word in words if word.replace("_", "-") not in ("--dry-run", "--take-next")]
+    return shlex.join(["python", "sweeps/run.py", *kept])
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:

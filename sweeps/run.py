@@ -84,18 +84,24 @@ def main(arguments: Sequence[str] | None = None, *, trainer: str = TRAINER) -> i
 
     try:
         with writes_to(command.results):
-            return _launch(command, sweep, arms, range(seeds), settings, trainer)
+            return _launch(command, words, sweep, arms, range(seeds), settings, trainer)
     except NoSpace as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def _launch(
-    command: Command, sweep: Sweep, arms: Sequence[str], seeds: range, settings: dict[str, Any], trainer: str
+    command: Command,
+    words: Sequence[str],
+    sweep: Sweep,
+    arms: Sequence[str],
+    seeds: range,
+    settings: dict[str, Any],
+    trainer: str,
 ) -> int:
     from sweeps import estimate  # from here on torch, Optuna and submitit are loaded
     from sweeps.materials import refuse_missing_models
-    from sweeps.plan import make_trials, plan_sentences, write_plan
+    from sweeps.plan import launch_command, make_trials, plan_sentences, write_plan
     from sweeps.retry import Retries
     from sweeps.slurm import launch
 
@@ -133,7 +139,8 @@ def _launch(
     except OSError as error:
         raise BadInput(f"--results {command.results} cannot be written ({error.strerror}); name another") from error
     with bad_input():
-        plan = write_plan(command.name, sweep, trials, settings, command.results, DEMO_NOTE if command.demo else "")
+        note, line = DEMO_NOTE if command.demo else "", launch_command(words)
+        plan = write_plan(command.name, sweep, trials, settings, command.results, note, line)
     for sentence in plan_sentences(plan, sweep):
         print(sentence, file=sys.stderr)
     if command.take_next and is_search(command, sweep):

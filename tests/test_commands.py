@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from saei import schema
 from saei.cli import run_main
 from saei.config import Config, with_overrides
 from saei.differences import differences, shown_differences
+from saei.environment import environment
+from saei.job import slurm_job
 from saei.recorder import Recorder
 from sweeps.commands import logs as logs_command
 from sweeps.commands.reasons import plain_reason
@@ -241,6 +244,121 @@ def test_half_written_and_foreign_files_are_looked_past(results, say):
     assert code == 0 and row(out, "GRPO-s0")[1] == "missing" and row(out, "SaEI-s0")[1] == "finished"
     assert "old: 0 trials: none" in say("status", "old")[1]
     assert row(say("status", "byhand")[1], fake_id("x", 3))[1] == "finished"
+
+
+# ---- launches: what continues them, and those with other settings
+
+
+def give_plans(results, command, *earlier):
+    """The plan of components says `command`; `earlier`: (settings, command, arms, seeds) of further plans."""
+    path = results / "components" / schema.PLAN_FILE
+    plan = json.loads(path.read_text()) | {"command": command}
+    plan["earlier_plans"] = [
+        {"settings": settings, "command": line, "steps": 2, "trials": [
+            {"trial_id": fake_id(f"{arm} {settings}", seed), "arm": arm, "seed": seed, "exploratory": False}
+            for arm in arms for seed in seeds]}
+        for settings, line, arms, seeds in earlier
+    ]  # fmt: skip
+    path.write_text(json.dumps(plan))
+    return [[trial["trial_id"] for trial in other["trials"]] for other in plan["earlier_plans"]]
+
+
+def begin(folder, state=schema.INTERRUPTED, **status):
+    folder.mkdir()
+    (folder / schema.STATUS_FILE).write_text(json.dumps({"state": state, "heartbeat": time.time(), **status}))
+
+
+def test_what_continues_a_sweep_is_the_command_that_launched_it(results, say, slurm):
+    write_sweep(results, "components", seeds=1, leave_out=[("random third", 0)],
+                unfinished={("SaEI", 0): "interrupted"})  # fmt: skip
+    line = "python sweeps/run.py components --on slurm --cluster 'my cluster.toml' --set optim.lr=1e-4 --jobs 3"
+    give_plans(results, line)
+    assert f"no runner at work here; {line} goes on with what is missing" in say("status", "components")[1]
+    assert say("why", "SaEI-s0")[1].endswith(f"next: {line} continues it from step 10\n")
+    assert say("why", "random third-s0")[1].endswith(f"next: {line} starts it\n")
+    give_ticket(results, fake_id("random third", 0), job="7", arm="random third", token="t")
+    slurm.queue({"job": "7", "state": "PENDING", "comment": "saei-t"})
+    assert f"what has run stays; {line} continues it" in say("cancel", "components", "--yes")[1]
+
+
+def test_a_launch_writes_its_command_line_into_the_plan(results, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "executions"))
+    words = ["components", "--only", "grpo", "--only", "saei", "--seeds", "1", "--steps", "1", "--no-report"]
+    words += ["--set", "optim.lr=1e-4", "--results", str(results)]
+    for more in ("--take-next", "--dry-run"):
+        assert run_main(lambda more=more: main([*words, more], trainer="tests.fake_trainer:train")) == 0
+        plan = json.loads((results / "components" / schema.PLAN_FILE).read_text())
+        assert plan["command"] == shlex.join(["python", "sweeps/run.py", *words])
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("python sweeps/run.py components --on slurm", "it submits no more jobs"),
+        ("python sweeps/run.py components --on=slurm", "it submits no more jobs"),
+        ("python sweeps/run.py components", "its local workers write their status and stop with it"),
+    ],
+)
+def test_cancel_says_what_becomes_of_the_workers_of_this_kind_of_runner(results, say, monkeypatch, command, words):
+    folder = write_sweep(results, "components", seeds=1, leave_out=[("GRPO", 0)])
+    give_plans(results, command)
+    told = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    with hold(folder / ".runner.lock"):
+        out = say("cancel", "components", "--yes")[1]
+    assert f"the runner of components (pid {os.getpid()}): {words}\n" in out
+    assert told == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_trials_of_launches_with_other_settings_are_told_and_shown_with_all(results, say):
+    folder = write_sweep(results, "components", seeds=1)
+    line = "python sweeps/run.py components --steps 2"
+    (two, three) = give_plans(results, "", ({"steps": 2}, line, ["SaEI"], [0, 1]),
+                              ({"steps": 3, "lr": 0.1}, "", ["GRPO"], [0]))  # fmt: skip
+    begin(folder / two[0], step=1, steps=2)
+    _, out, _ = say("status", "components")
+    assert "3 trials: 3 finished" in out
+    assert "3 trials of 2 earlier launches with other settings are not shown: --all shows them" in out
+    assert two[0] not in out
+    _, out, _ = say("status", "components", "--all")
+    assert "3 trials: 3 finished" in out and "are not shown" not in out
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in out.splitlines()]
+    shown = {cells[-1]: (cells[0], cells[1], cells[-2]) for cells in rows if len(cells) > 5}
+    assert shown[SAEI] == ("SaEI-s0", "finished", "newest")
+    assert shown[two[0]] == ("SaEI-s0", "stopped", "earlier 1") and shown[two[1]][1:] == ("missing", "earlier 1")
+    assert shown[three[0]] == ("GRPO-s0", "missing", "earlier 2")
+    assert f"  earlier 1: {line}\n  earlier 2: steps 3, lr 0.1\n" in out
+
+
+def test_a_name_of_several_launches_means_the_newest_trial_that_was_begun(results, say):
+    folder = write_sweep(results, "components", seeds=1, leave_out=[("SaEI", 0)])
+    line = "python sweeps/run.py components --steps 2"
+    (older,) = give_plans(results, "", ({"steps": 2}, line, ["SaEI", "GRPO"], [0]))
+    assert f"components/SaEI-s0 ({SAEI}): missing" in say("why", "SaEI-s0")[1]  # neither was begun
+    begin(folder / older[0], step=1, steps=2)
+    begin(folder / older[1], step=1, steps=2)
+    out = say("why", "SaEI-s0")[1]
+    assert f"({older[0]}, of an earlier launch with other settings): stopped at step 1 of 2" in out
+    assert out.endswith(f"next: {line} continues it from step 1\n")
+    assert f"components/GRPO-s0 ({GRPO}): finished" in say("why", "GRPO-s0")[1]  # both were
+    assert older[1] in say("why", older[1])[1] and "GRPO-s0" in say("why", str(folder / older[1]))[1]
+    give_ticket(results, SAEI, job="", arm="SaEI")  # submitted and not begun: cancel must find it
+    assert f"components/SaEI-s0 ({SAEI}): submitted" in say("why", "SaEI-s0")[1]
+
+
+def test_why_tells_an_attempt_once_and_a_trial_without_a_checkpoint_begins_anew(results, say):
+    folder = write_sweep(results, "components", seeds=1, unfinished={("GRPO", 0): "interrupted"}) / GRPO
+    (folder / "checkpoints").mkdir()
+    ended = {"kind": "cancelled", "sentence": "cancelled (job 9_0, CANCELLED)"}
+    attempts = [{"job": "8_0", "kind": "timed out", "sentence": "its time limit was reached"}, {"job": "9_0", **ended}]
+    give_ticket(results, GRPO, job="9_0", closed=True, earlier=attempts)
+    out = say("why", "GRPO-s0")[1]
+    assert "cancelled: cancelled" not in out and out.count("9_0") <= 1
+    assert "earlier attempts:\n  job 8_0: timed out: its time limit was reached\nnext: " in out
+    assert out.endswith("--on slurm begins anew\n")
+    out = say("status", "components")[1]
+    assert "stopped before the first checkpoint: the next launch begins GRPO-s0 anew" in out
+    assert "from the step shown" not in out
 
 
 # ---- status: what it looks like
@@ -623,6 +741,12 @@ def test_diff_names_settings_code_and_versions(results, say):
     assert ["checkpoint.every", "(changes", "no", "number)", "25", "7"] in rows
     assert "Different commits: 111111111111 and 222222222222" in out
     assert not any(words[:1] in (["out"], ["host"], ["numpy"]) for words in rows)
+
+
+def test_a_run_records_the_job_as_slurms_tools_call_it(tmp_path, monkeypatch):
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_ARRAY_JOB_ID", "5"), ("SLURM_ARRAY_TASK_ID", "1")):
+        monkeypatch.setenv(name, value)
+    assert environment("cpu", tmp_path / "none")["slurm_job_id"] == slurm_job() == "5_1"
 
 
 def test_differences_are_leaves_by_dotted_name():

@@ -8,7 +8,7 @@ import pytest
 from analysis import arms, contrasts, load, tables
 from saei.commit import code_facts
 from sweeps.definition import Sweep
-from sweeps.plan import make_trials, plan_sentences, write_plan
+from sweeps.plan import launch_command, make_trials, plan_sentences, write_plan
 from tests.fake_results import write_run
 
 SIZE = {"eval.problems": 4, "eval.test_problems": 4}
@@ -20,9 +20,10 @@ def definition(step_size=2.0, **changes):
     return Sweep(**{"question": "?", "arms": arms, "baseline": "grpo", "primary_contrast": ("saei", "grpo"), **changes})
 
 
-def launch(results, sweep, seeds=1, names=("grpo", "saei"), settings=SIZE):
+def launch(results, sweep, seeds=1, names=("grpo", "saei"), settings=SIZE, command=""):
     trials = make_trials("x", sweep, names, range(seeds), settings, results)
-    return write_plan("x", sweep, trials, settings, results), {(trial.arm, trial.seed): trial for trial in trials}
+    plan = write_plan("x", sweep, trials, settings, results, command=command)
+    return plan, {(trial.arm, trial.seed): trial for trial in trials}
 
 
 def entries(plan):
@@ -42,6 +43,17 @@ def test_the_first_launch_writes_what_was_decided_and_with_which_code(tmp_path):
     assert (again["first_launch"], again["git_sha"]) == (plan["first_launch"], plan["git_sha"])
     assert entries(again) == [("grpo", 0, False), ("saei", 0, False), ("grpo", 1, True), ("saei", 1, True)]
     assert plan_sentences(again, definition()) == []
+
+
+def test_a_plan_knows_the_newest_command_that_launched_its_settings(tmp_path):
+    first = launch_command(["x", "--take-next", "--set", "data.path=my data", "--dry_run", "--results", "r"])
+    assert first == "python sweeps/run.py x --set 'data.path=my data' --results r"
+    assert launch(tmp_path, definition(), command=first)[0]["command"] == first
+    assert launch(tmp_path, definition())[0]["command"] == first  # a writer that launches nothing
+    plan, _ = launch(tmp_path, definition(), settings={**SIZE, "steps": 7}, command="other")
+    assert (plan["command"], [other["command"] for other in plan["earlier_plans"]]) == ("other", [first])
+    back, _ = launch(tmp_path, definition(), command="newer")
+    assert (back["command"], [other["command"] for other in back["earlier_plans"]]) == ("newer", ["other"])
 
 
 def test_a_changed_definition_is_kept_apart_and_comes_back_with_its_meaning(tmp_path):

@@ -19,7 +19,17 @@ from saei import schema
 from saei.cli import BadInput, checked_command_line
 from sweeps.commands.find import find_trial
 from sweeps.commands.holders import Holders, runner_of
-from sweeps.commands.recorded import Entry, all_entries, read_tree, real_folder, sweep_folders, unknown_sweep
+from sweeps.commands.recorded import (
+    Entry,
+    all_entries,
+    is_on_slurm,
+    launch_line,
+    read_sweep,
+    read_tree,
+    real_folder,
+    sweep_folders,
+    unknown_sweep,
+)
 from sweeps.commands.seen import Surroundings, see, ticket_of
 from sweeps.commands.shown import counted, print_lines
 from sweeps.slurm.queue import JobFact, Queue, look
@@ -80,11 +90,16 @@ def main(arguments: Sequence[str]) -> int:
     if not catch.jobs and not catch.runner:
         print_lines([f"{command.name}: nothing of it is running or waiting here; nothing was cancelled"])
         return 0
-    print_lines(_offer(command.name, catch))
+    newest = read_sweep(command.results, command.name).command
+    on_slurm = is_on_slurm(newest)
+    on_slurm = bool(tickets) if on_slurm is None else on_slurm
+    print_lines(_offer(command.name, catch, on_slurm=on_slurm))
     if not _is_agreed(command.yes):
         print_lines(["nothing was cancelled"])
         return 0
-    return _cancel(command, catch)
+    meant = {entry.command for entry in entries} if command.trials else {newest}
+    again = (meant.pop() if len(meant) == 1 else "") or newest
+    return _cancel(command, catch, launch_line(command.name, again, on_slurm=on_slurm))
 
 
 def _named(command: CancelCommand) -> list[Entry]:
@@ -150,12 +165,11 @@ def _unreachable(command: CancelCommand, entries: Sequence[Entry], catch: Catch)
     return lines
 
 
-def _offer(name: str, catch: Catch) -> list[str]:
+def _offer(name: str, catch: Catch, *, on_slurm: bool) -> list[str]:
     lines = []
     if catch.runner:
-        lines.append(
-            f"the runner of {name} (pid {catch.runner}): its local workers write their status and stop with it"
-        )
+        means = "it submits no more jobs" if on_slurm else "its local workers write their status and stop with it"
+        lines.append(f"the runner of {name} (pid {catch.runner}): {means}")
     for word, wanted in (("waiting", True), ("running", False)):
         jobs = [pair for pair in catch.jobs if pair[1].is_pending is wanted]
         if jobs:
@@ -177,8 +191,8 @@ def _is_agreed(yes: bool) -> bool:
         return False
 
 
-def _cancel(command: CancelCommand, catch: Catch) -> int:
-    """The runner first, that it may not submit again; then the jobs. Returns the exit code."""
+def _cancel(command: CancelCommand, catch: Catch, again: str) -> int:
+    """The runner first, that it may not submit again; then the jobs. `again` continues. Returns the exit code."""
     runner = runner_of(command.results / command.name, Holders()) if catch.runner else None
     if runner is not None and runner.pid == catch.runner:  # it still is the one that was shown
         os.kill(catch.runner, signal.SIGTERM)
@@ -199,7 +213,7 @@ def _cancel(command: CancelCommand, catch: Catch) -> int:
     if problems:
         print(f"scancel: {problems[0]}", file=sys.stderr)
         return 1
-    print_lines([f"what has run stays; python sweeps/run.py {command.name} continues it"])
+    print_lines([f"what has run stays; {again} continues it"])
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from saei import schema
 from saei.cli import BadInput
 from sweeps.commands.recorded import Entry, all_entries, read_sweep, read_tree, sweep_folders, unknown_sweep
+from sweeps.slurm.tickets import ticket_path
 
 _LISTED = 10
 
@@ -21,9 +22,9 @@ def find_trial(text: str, results: Path) -> Entry:
     if sweep and sweep not in names:
         raise unknown_sweep(sweep, names, results)
     entries = all_entries(results, [sweep] if sweep else names)
-    found = _one_a_run([entry for entry in entries if word in (entry.trial_id, entry.name)])
+    found = _of_one_plan([entry for entry in entries if word in (entry.trial_id, entry.name)], results)
     if not found:
-        found = _one_a_run([entry for entry in entries if word == entry.arm])
+        found = _of_one_plan([entry for entry in entries if word == entry.arm], results)
     if not found and len(word) >= 3:
         found = _one_a_run([entry for entry in entries if entry.trial_id.startswith(word)])
     if len(found) == 1:
@@ -41,8 +42,8 @@ def _at_path(path: Path) -> Entry | None:
     if not path.is_dir() or not any((path / name).is_file() for name in papers):
         return None
     path = path.resolve()
-    planned = read_sweep(path.parent.parent, path.parent.name).entries
-    known = next((entry for entry in planned if entry.trial_id == path.name), None)
+    sweep = read_sweep(path.parent.parent, path.parent.name)
+    known = next((entry for entry in (*sweep.entries, *sweep.earlier) if entry.trial_id == path.name), None)
     if known is not None:
         return known
     tree = read_tree(path / schema.CONFIG_FILE)
@@ -55,6 +56,20 @@ def _at_path(path: Path) -> Entry | None:
         seed=seed if isinstance(seed, int) else 0,
         folder=path,
     )
+
+
+def _of_one_plan(entries: Sequence[Entry], results: Path) -> list[Entry]:
+    """Launches with other settings have trials of one name: the newest that was started or submitted, or the newest."""
+    chosen: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(_one_a_run(entries), key=lambda entry: entry.launch):
+        before = chosen.get((entry.sweep, entry.name))
+        if before is None or (_is_begun(entry, results) and not _is_begun(before, results)):
+            chosen[entry.sweep, entry.name] = entry
+    return list(chosen.values())
+
+
+def _is_begun(entry: Entry, results: Path) -> bool:
+    return entry.folder.is_dir() or ticket_path(results, entry.trial_id).exists()
 
 
 def _one_a_run(entries: Sequence[Entry]) -> list[Entry]:

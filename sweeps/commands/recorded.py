@@ -4,11 +4,13 @@ Everything here is read as it lies on disk and may be missing, half written or n
 """
 
 import difflib
+import itertools
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,11 @@ NOT_SWEEPS = ("reference",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One trial of one sweep; `folder` is where that sweep keeps it, whether or not it is there."""
+    """One trial of one sweep; `folder` is where that sweep keeps it, whether or not it is there.
+
+    `command`: the newest command line that launched its plan, "" where the plan does not say; `launch`: 0 for the
+    plan launched last, n for the n-th of the plans with other settings, the newest first.
+    """
 
     trial_id: str
     sweep: str
@@ -30,6 +36,8 @@ class Entry:
     seed: int
     folder: Path
     pruned: bool = False
+    command: str = ""
+    launch: int = 0
 
     @property
     def name(self) -> str:
@@ -41,7 +49,9 @@ class Entry:
 class Recorded:
     """One sweep as its plan says: trials in the plan's order. `metric`: the reported one, such as "test/mean@8".
 
-    `launched`: time of its first launch (Unix seconds; of the newest file without a plan).
+    `launched`: time of its first launch (Unix seconds; of the newest file without a plan). `command`: as in Entry.
+    `earlier`: the trials of plans with other settings that the newest plan does not hold; `others`: what those plans
+    were launched with, in words, by their number.
     """
 
     name: str
@@ -51,6 +61,9 @@ class Recorded:
     metric: str
     launched: float
     note: str
+    command: str = ""
+    earlier: tuple[Entry, ...] = ()
+    others: dict[int, str] = field(default_factory=dict)
 
 
 def sweep_folders(results: Path) -> list[str]:
@@ -83,7 +96,15 @@ def read_sweep(results: Path, name: str) -> Recorded:
     """The sweep called `name`; without a readable plan, the runs in its folder."""
     folder = results / name
     plan = read_tree(folder / schema.PLAN_FILE)
-    entries = tuple(entry for tree in _list(plan.get("trials")) if (entry := _entry(tree, name, folder)) is not None)
+    entries = _entries(plan, name, folder)
+    known = {entry.trial_id for entry in entries}
+    earlier, others = list[Entry](), dict[int, str]()
+    for number, other in enumerate(_list(plan.get("earlier_plans")), start=1):
+        own = [entry for entry in _entries(other, name, folder, number) if entry.trial_id not in known]
+        if own:
+            earlier += own
+            known |= {entry.trial_id for entry in own}
+            others[number] = own[0].command or _settings(other)
     if not entries:
         entries = tuple(_unplanned(folder, name))
     launched = plan.get("first_launch")
@@ -95,7 +116,43 @@ def read_sweep(results: Path, name: str) -> Recorded:
         metric=str(plan.get("primary_metric", "")),
         launched=float(launched) if isinstance(launched, int | float) else _changed(folder),
         note=str(plan.get("budget_note") or ""),
+        command=_command(plan),
+        earlier=tuple(earlier),
+        others=others,
     )
+
+
+def launch_line(sweep: str, command: str, *, on_slurm: bool) -> str:
+    """What to type to go on: `command`, or, of a plan that does not know it, the sweep's name and where it runs."""
+    return command or f"python sweeps/run.py {sweep}{' --on slurm' if on_slurm else ''}"
+
+
+def is_on_slurm(command: str) -> bool | None:
+    """Does this command line launch on Slurm? None where it is not known."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    pairs = itertools.pairwise(words)
+    return ("--on", "slurm") in pairs or "--on=slurm" in words if words else None
+
+
+def _entries(plan: Any, sweep: str, folder: Path, launch: int = 0) -> tuple[Entry, ...]:
+    if not isinstance(plan, dict):
+        return ()
+    found = (_entry(tree, sweep, folder) for tree in _list(plan.get("trials")))
+    return tuple(replace(entry, command=_command(plan), launch=launch) for entry in found if entry is not None)
+
+
+def _command(plan: dict[str, Any]) -> str:
+    command = plan.get("command")
+    return command if isinstance(command, str) else ""
+
+
+def _settings(plan: dict[str, Any]) -> str:
+    settings = plan.get("settings")
+    pairs = settings.items() if isinstance(settings, dict) else ()
+    return ", ".join(f"{name} {value}" for name, value in pairs) or "no settings of its own"
 
 
 def _entry(tree: Any, sweep: str, folder: Path) -> Entry | None:
@@ -121,10 +178,11 @@ def _unplanned(folder: Path, sweep: str) -> Iterator[Entry]:
 
 
 def all_entries(results: Path, sweeps: list[str] | None = None) -> list[Entry]:
-    """Trials of the sweeps under `results` (of `sweeps` only), with runs that no present plan names at the end."""
+    """Trials of the sweeps under `results` (of `sweeps` only): of the newest plan, of the earlier ones, of no plan."""
     found: list[Entry] = []
     for name in sweep_folders(results) if sweeps is None else sweeps:
-        planned = read_sweep(results, name).entries
+        sweep = read_sweep(results, name)
+        planned = [*sweep.entries, *sweep.earlier]
         known = {entry.trial_id for entry in planned}
         found += planned
         found += [entry for entry in _unplanned(results / name, name) if entry.trial_id not in known]

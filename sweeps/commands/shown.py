@@ -35,9 +35,9 @@ def short(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
 
 
-def counted(number: int, thing: str) -> str:
-    """ "1 job", "2 jobs" """
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def counted(number: int, thing: str, things: str = "") -> str:
+    """ "1 job", "2 jobs"; `things`: a plural that is not formed with -s."""
+    return f"{number} {thing}" if number == 1 else f"{number} {things or thing + 's'}"
 
 
 def console() -> Console:

@@ -30,7 +30,7 @@ from sweeps.commands.seen import (
     surroundings,
 )
 from sweeps.commands.shown import console, grid, print_grid, print_lines, short, terminal_lines, width
-from sweeps.commands.summary import count_words, head_lines, tail_lines
+from sweeps.commands.summary import count_words, earlier_lines, head_lines, tail_lines
 from sweeps.slurm.queue import Queue
 
 MANY = 40
@@ -51,7 +51,7 @@ class StatusCommand:
     watch: bool = False
     """Show it again and again until Ctrl-C."""
     all: bool = False
-    """Every trial a row, however many there are."""
+    """Every trial a row, however many there are, and those of earlier launches with other settings."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Folder of all results."""
 
@@ -69,21 +69,24 @@ def main(arguments: Sequence[str]) -> int:
     if not command.name:
         _print_overview(command.results)
         return 0
-    sweep, around, seen = _look(command.results, command.name)
-    rows, left_out = _rows(seen, console().is_terminal and not command.all)
+    sweep, around, seen, earlier = _look(command)
+    rows, left_out = _rows([*seen, *earlier], console().is_terminal and not command.all)
     wide = width(console())
     print_lines(head_lines(sweep, seen, around))
     if rows:
         print_lines([""])
         print_grid(*_cells(rows, wide), right=RIGHT, may_shrink="where")
-    print_lines([line for line in [left_out, *tail_lines(sweep, seen)] if line])
+    told = [left_out, *earlier_lines(sweep, are_shown=command.all), *tail_lines(sweep, seen)]
+    print_lines([line for line in told if line])
     return 0
 
 
-def _look(results: Path, name: str, queue: Queue | None = None) -> tuple[Recorded, Surroundings, list[Seen]]:
-    sweep = read_sweep(results, name)
-    around = surroundings(results, sweep.entries, queue)
-    return sweep, around, see(sweep.entries, around)
+def _look(command: StatusCommand, queue: Queue | None = None) -> tuple[Recorded, Surroundings, list[Seen], list[Seen]]:
+    """The sweep, what surrounds it, the trials of its newest plan and, with --all, those of its other plans."""
+    sweep = read_sweep(command.results, command.name)
+    earlier = sweep.earlier if command.all else ()
+    around = surroundings(command.results, [*sweep.entries, *earlier], queue)
+    return sweep, around, see(sweep.entries, around), see(earlier, around)
 
 
 def _watch(command: StatusCommand) -> int:
@@ -111,11 +114,12 @@ def _screen(command: StatusCommand, queue: Queue | None) -> tuple[Group, Queue]:
     if not command.name:
         heads, rows, queue = _overview(command.results, queue)
         return Group(grid(heads, rows[:room], right=heads[1:], may_shrink="sweep"), stamp), queue
-    sweep, around, seen = _look(command.results, command.name, queue)
-    rows, left_out = _rows(seen, not command.all, room)
+    sweep, around, seen, earlier = _look(command, queue)
+    rows, left_out = _rows([*seen, *earlier], not command.all, room)
     table = grid(*_cells(rows, console().width), right=RIGHT, may_shrink="where")
     lines = [Text(line) for line in [*head_lines(sweep, seen, around), ""]]
-    tail = [Text(line) for line in [left_out, *tail_lines(sweep, seen)] if line]
+    told = [left_out, *earlier_lines(sweep, are_shown=command.all), *tail_lines(sweep, seen)]
+    tail = [Text(line) for line in told if line]
     return Group(*lines, *([table] if rows else []), *tail, stamp), around.queue
 
 
@@ -157,6 +161,10 @@ def _cells(rows: Sequence[Seen], columns: int) -> tuple[list[str], list[list[str
         ]
         for one in rows
     ]
+    if any(one.entry.launch for one in rows):
+        heads.append("launch")
+        launches = [f"earlier {one.entry.launch}" if one.entry.launch else "newest" for one in rows]
+        table = [[*cells, launch] for cells, launch in zip(table, launches, strict=True)]
     if columns >= 110:
         heads.append("id")
         table = [[*cells, one.entry.trial_id] for cells, one in zip(table, rows, strict=True)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from sweeps.commands.holders import runner_of
-from sweeps.commands.recorded import Recorded
+from sweeps.commands.recorded import Recorded, launch_line
 from sweeps.commands.seen import (
     CANCELLED,
     FAILED,
@@ -37,8 +37,8 @@ def head_lines(sweep: Recorded, seen: Sequence[Seen], around: Surroundings) -> l
     if runner is not None:
         lines.append(f"a runner is at work ({runner.name})")
     elif unfinished:
-        on = " --on slurm" if around.tickets else ""
-        lines.append(f"no runner at work here; python sweeps/run.py {sweep.name}{on} goes on with what is missing")
+        again = launch_line(sweep.name, sweep.command, on_slurm=bool(around.tickets))
+        lines.append(f"no runner at work here; {again} goes on with what is missing")
     if not around.queue.answered:
         lines.append(
             f"Slurm does not answer ({around.queue.problem or 'no reason given'}): its jobs are shown as known"
@@ -90,10 +90,24 @@ def tail_lines(sweep: Recorded, seen: Sequence[Seen]) -> list[str]:
         lines.append(f"failed{' most' if len(causes) > 1 else ''}: {words or 'no message'} ({counted(count, 'trial')})")
         lines.append(f"  python sweeps/run.py why {sweep.name}/{one.entry.name} says more")
     resting = [one for one in seen if one.state in (STOPPED, CANCELLED)]
-    if resting:
-        lines.append(f"stopped: the next launch continues {_named(resting)} from the step shown")
+    if kept := [one for one in resting if one.step]:
+        lines.append(f"stopped: the next launch continues {_named(kept)} from the step shown")
+    if lost := [one for one in resting if not one.step]:
+        lines.append(f"stopped before the first checkpoint: the next launch begins {_named(lost)} anew")
     lines.append(f"logs: {sweep.folder}/<id>/log.txt, or python sweeps/run.py logs {sweep.name}/<trial>")
     return lines
+
+
+def earlier_lines(sweep: Recorded, *, are_shown: bool) -> list[str]:
+    """What there is of launches with other settings; with `are_shown`, what the numbers in the table mean."""
+    if not sweep.earlier:
+        return []
+    count = counted(len(sweep.earlier), "trial")
+    what = f"{count} of {counted(len(sweep.others), 'earlier launch', 'earlier launches')} with other settings"
+    if not are_shown:
+        return [f"{what} {'is' if len(sweep.earlier) == 1 else 'are'} not shown: --all shows them"]
+    told = [f"  earlier {number}: {words}" for number, words in sweep.others.items()]
+    return [f"below the newest launch, and not counted above: {what}", *told]
 
 
 def _named(seen: Sequence[Seen], most: int = 3) -> str:

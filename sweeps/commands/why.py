@@ -11,7 +11,7 @@ from saei import schema
 from saei.cli import checked_command_line
 from sweeps.commands.find import find_trial
 from sweeps.commands.reasons import plain_reason
-from sweeps.commands.recorded import read_tree
+from sweeps.commands.recorded import launch_line, read_tree
 from sweeps.commands.seen import (
     CANCELLED,
     FAILED,
@@ -63,7 +63,8 @@ def _head(one: Seen) -> str:
     )
     age = f", last sign {short(one.age_s)} ago" if one.age_s is not None else ""
     where = f" ({one.where})" if one.where else ""
-    return f"{entry.sweep}/{entry.name} ({entry.trial_id}): {one.state}{step}{where}{age}"
+    launch = ", of an earlier launch with other settings" if entry.launch else ""
+    return f"{entry.sweep}/{entry.name} ({entry.trial_id}{launch}): {one.state}{step}{where}{age}"
 
 
 def _body(one: Seen, around: Surroundings) -> list[str]:
@@ -106,7 +107,7 @@ def _of_ended(one: Seen, around: Surroundings) -> list[str]:
     ticket = one.ticket
     if one.state == MISSING and path is None and (ticket is None or not ticket.job):
         return ["it has not been started"]
-    if ticket is not None and ticket.job and (path is None or path.parent == Path(ticket.logs)):
+    if ticket is not None and _is_of_ticket(one):
         job = around.queue.of(ticket)
         outcome = judge(one.folder, ticket, job.state if job is not None else "", job.reason if job is not None else "")
     else:
@@ -114,7 +115,7 @@ def _of_ended(one: Seen, around: Surroundings) -> list[str]:
     noted = _noted(one)
     if outcome.kind in (Kind.KILLED, Kind.NEVER_STARTED) and noted:
         outcome = replace(outcome, sentence=noted)
-    lines = [f"{outcome.kind}: {outcome.sentence}" if outcome.sentence not in ("", outcome.kind) else str(outcome.kind)]
+    lines = [_said(str(outcome.kind), outcome.sentence)]
     if outcome.cure:
         lines.append(f"cure: {outcome.cure}")
     log = Path(outcome.log) if outcome.log else one.folder / schema.LOG_FILE
@@ -122,6 +123,19 @@ def _of_ended(one: Seen, around: Surroundings) -> list[str]:
     if words and outcome.kind not in (Kind.INTERRUPTED, Kind.CANCELLED):
         lines += [f"the last lines of {log}:", *(f"  {line}" for line in words)]
     return lines
+
+
+def _is_of_ticket(one: Seen) -> bool:
+    """Was the last attempt of a trial at rest the job of its ticket? A later one of this machine has its own log."""
+    if one.ticket is None or not one.ticket.job:
+        return False
+    files = stderr_files(one)
+    return not files or files[0][0].parent == Path(one.ticket.logs)
+
+
+def _said(kind: str, sentence: str) -> str:
+    """ "preempted: by whom"; a sentence that begins with the kind says it already."""
+    return sentence if sentence.startswith(kind) else f"{kind}: {sentence}" if sentence else kind
 
 
 def _noted(one: Seen) -> str:
@@ -132,18 +146,24 @@ def _noted(one: Seen) -> str:
 
 def _earlier(one: Seen) -> list[str]:
     attempts = [tree for tree in one.ticket.earlier if isinstance(tree, dict)] if one.ticket is not None else []
+    if one.ticket is not None and _is_at_rest(one) and _is_of_ticket(one):  # told above
+        attempts = [tree for tree in attempts if tree.get("job") != one.ticket.job]
     lines = []
     for tree in attempts:
-        told = f": {tree['sentence']}" if tree.get("sentence") else ""
-        lines.append(f"  job {tree.get('job') or '?'}: {tree.get('kind', '?')}{told}")
+        told = _said(str(tree.get("kind", "?")), str(tree.get("sentence") or ""))
+        lines.append(f"  job {tree.get('job') or '?'}: {told}")
     return ["earlier attempts:", *lines] if lines else []
 
 
+def _is_at_rest(one: Seen) -> bool:
+    return not one.is_active and one.state not in (FINISHED, PRUNED)
+
+
 def _next(one: Seen) -> list[str]:
-    on = " --on slurm" if one.ticket is not None else ""
-    launch = f"python sweeps/run.py {one.entry.sweep}{on}"
+    launch = launch_line(one.entry.sweep, one.entry.command, on_slurm=one.ticket is not None)
+    goes_on = f"continues it from step {one.step}" if one.step else "begins anew"
     if one.state in (STOPPED, CANCELLED):
-        return [f"next: {launch} continues it from step {one.step or 0}"]
+        return [f"next: {launch} {goes_on}"]
     if one.state == FAILED:
-        return [f"next: when the cause is mended, {launch} continues it from step {one.step or 0}"]
+        return [f"next: when the cause is mended, {launch} {goes_on}"]
     return [f"next: {launch} starts it"] if one.state == MISSING else []
