@@ -170,6 +170,6 @@ def test_without_slurm_submitting_ends_with_a_sentence_and_code_2(results, capsy
 
 
 def test_a_profile_without_slurm_is_refused():
-    with pytest.raises(ValueError, match="--cluster my.toml is for --on slurm"):
+    with pytest.raises(ValueError, match=r"--cluster my\.toml is for --on slurm"):
         Command(name="components", cluster=Path("my.toml"), dry_run=True)
     assert Command(name="components", cluster=Path("my.toml"), plan=True).on == "local"
