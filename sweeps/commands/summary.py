@@ -55,13 +55,17 @@ def count_words(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in (FINISHED, *STATES[:-1], *unknown) if counts[state])
 
 
+def _hours(hours: float) -> str:
+    return f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+
+
 def _spent(seen: Sequence[Seen]) -> str:
     if not any(one.spent_s for one in seen):
         return ""
     on_gpus = sum(one.spent_s * one.gpus for one in seen) / 3600
     without = sum(one.spent_s for one in seen if not one.gpus) / 3600
-    parts = [f"{on_gpus:.1f} GPU-hours"] if on_gpus else []
-    return "spent " + " and ".join([*parts, *([f"{without:.1f} worker-hours"] if without else [])])
+    parts = [f"{_hours(on_gpus)} GPU-hours"] if on_gpus else []
+    return "spent " + " and ".join([*parts, *([f"{_hours(without)} worker-hours"] if without else [])])
 
 
 def _left(sweep: Recorded, seen: Sequence[Seen]) -> str:
