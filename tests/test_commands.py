@@ -200,8 +200,8 @@ def test_time_left_is_that_of_all_missing_steps_at_the_usual_speed(results, say)
     folder = write_sweep(results, "components", seeds=1, leave_out=[("SaEI", 0)],
                          unfinished={("GRPO", 0): "running"}) / GRPO  # fmt: skip
     set_status(folder, host="node7", seconds=300.0, gpus=0)
-    # 10 steps took 300 s; 10 more of this one and 20 of the missing one at one a time: 900 s
-    assert "spent 0.1 worker-hours; about 15 min 0 s left with 1 at a time" in say("status", "components")[1]
+    # 10 steps took 300 s; 10 more of this one and 20 of the missing one at one a time: 900 s; 300 s are .083 h
+    assert "spent 0.083 worker-hours; about 15 min 0 s left with 1 at a time" in say("status", "components")[1]
 
 
 def test_pruned_points_of_a_search_are_told_apart(results, say):
