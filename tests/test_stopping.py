@@ -251,6 +251,8 @@ def test_ctrl_c_while_loading_shows_no_traceback(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "saei.train", "--out", str(tmp_path / "run")],
         cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # a shell's background job ignores SIGINT and hands that down; a terminal's does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     maps = Path(f"/proc/{process.pid}/maps")

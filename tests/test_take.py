@@ -158,9 +158,14 @@ def test_a_refused_requeue_names_the_cure(trials, monkeypatch, tmp_path, capsys)
 def test_ctrl_c_asks_for_no_requeue(trials, monkeypatch, tmp_path):
     task(monkeypatch, 0)
     monkeypatch.setenv("FAKE_STEP_S", "60")
+    # a shell's background job ignores SIGINT and hands that down; a terminal's does not
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        take_next(trials, TRAINER)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            take_next(trials, TRAINER)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert asked(tmp_path) == []
 
 
