@@ -23,7 +23,7 @@ from saei.cli import BadInput, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
-    "rollout.problems_per_step": 1,
+    "rollout.problems_per_step": 2,
     "rollout.max_new_tokens": 16,
     "eval.every": 0,
     "eval.problems": 1,
