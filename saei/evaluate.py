@@ -33,7 +33,7 @@ from saei.metrics import storable
 from saei.policy import Policy, load_policy
 from saei.recorder import ARROW_SCHEMAS, write_atomically
 from saei.reward import Grade, Scorer
-from saei.rollout import noise_source
+from saei.rollout import hash_images, noise_source
 from saei.sampler import sample
 from saei.schema import GREEDY, MODEL_FOLDER, SAMPLED, STATUS_FILE
 from saei.types import ByteImages, Problem, Prompt, SampledCompletion, SampleRequest
@@ -99,16 +99,21 @@ def evaluate_split(
     rows: list[dict[str, Any]] = []
     mine = world.share(problems)
     prompts = [policy.encode(problem) for problem in mine]
+    figures = [hash_images(prompt.images) for prompt in prompts]
     images = [prompt.images for prompt in prompts] if seen is None else world.share(seen)
     for decoding in (SAMPLED, GREEDY):
         completions = evaluation_completions(policy, prompts, images, config, decoding=decoding)
-        flat = [(problem, one) for problem, group in zip(mine, completions, strict=True) for one in group]
-        texts = [policy.decode(completion.token_ids) for _, completion in flat]
-        grades = scorer.grade(texts, [problem for problem, _ in flat])
+        flat = [
+            (problem, figure, one)
+            for problem, figure, group in zip(mine, figures, completions, strict=True)
+            for one in group
+        ]
+        texts = [policy.decode(completion.token_ids) for _, _, completion in flat]
+        grades = scorer.grade(texts, [problem for problem, _, _ in flat])
         rows += world.gathered(
             [
-                _row(problem, completion, text, grade, decoding=decoding, split=split, step=step)
-                for (problem, completion), text, grade in zip(flat, texts, grades, strict=True)
+                _row(problem, figure, completion, text, grade, decoding=decoding, split=split, step=step)
+                for (problem, figure, completion), text, grade in zip(flat, texts, grades, strict=True)
             ]
         )
     return rows
@@ -134,7 +139,15 @@ def evaluation_completions(
 
 
 def _row(
-    problem: Problem, completion: SampledCompletion, text: str, grade: Grade, *, decoding: str, split: str, step: int
+    problem: Problem,
+    figure: str,
+    completion: SampledCompletion,
+    text: str,
+    grade: Grade,
+    *,
+    decoding: str,
+    split: str,
+    step: int,
 ) -> dict[str, Any]:
     return {
         "step": step,
@@ -142,6 +155,7 @@ def _row(
         "decoding": decoding,
         "problem_id": problem.problem_id,
         "kind": problem.kind,
+        "figure": figure,
         "index": completion.index,
         "text": storable(text),
         "answer": problem.answer,

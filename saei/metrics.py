@@ -177,7 +177,9 @@ def attack_rows(
     for row in ledger:
         clean, moved = fresh.get((row.view, row.problem_id), (NAN, NAN))
         measured = {"fresh_entropy_clean": clean, "fresh_entropy_moved": moved, "matched": _matched(row)}
-        rows.append({"step": step, **asdict(row), **measured})
+        facts = asdict(row)
+        del facts["kept"]  # positions of tokens, which go with the picture
+        rows.append({"step": step, **facts, **measured})
     return rows
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from saei import control, curriculum, schema, shaping
 from saei.atomic import write_atomically, write_json
@@ -239,9 +240,12 @@ class Recorder:
                 write_json(path, {"content": content})
         return self.world.from_writer(json.loads(path.read_text())["content"] if self.world.is_writer else None)
 
-    def picture(self, name: str, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Write a PNG of this name."""
-        Image.fromarray(pixels).save(self.folder / schema.IMAGES_FOLDER / name)
+    def picture(self, name: str, pixels: UInt8[np.ndarray, "height width 3"], about: Any = None) -> None:
+        """Write a PNG of this name, with `about` inside as JSON under schema.ABOUT."""
+        facts = PngInfo()
+        if about is not None:
+            facts.add_itxt(schema.ABOUT, json.dumps(about), zip=True)
+        Image.fromarray(pixels).save(self.folder / schema.IMAGES_FOLDER / name, pnginfo=facts)
 
     def alarms(self, alarms: list[dict[str, Any]]) -> None:
         """Replace `alarms.json`; what was not in it before also goes to the log."""
@@ -304,7 +308,7 @@ class SilentRecorder(Recorder):
     def rows(self, table: str) -> list[dict[str, Any]]:
         return []
 
-    def picture(self, name: str, pixels: UInt8[np.ndarray, "height width 3"]) -> None: ...
+    def picture(self, name: str, pixels: UInt8[np.ndarray, "height width 3"], about: Any = None) -> None: ...
 
     def alarms(self, alarms: list[dict[str, Any]]) -> None: ...
 

@@ -165,6 +165,7 @@ EVAL: dict[str, str] = {
     "decoding": "string",  # "sampled" (temperature 1) or "greedy"
     "problem_id": "string",
     "kind": "string",
+    "figure": "string",  # hash of the problem's 8-bit image(s): problems with one figure are one cluster
     "index": "int64",
     "text": "string",
     "answer": "string",
@@ -191,5 +192,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "attacks": ("step", "problem_id", "view", "image"),
     "eval": ("step", "split", "decoding", "problem_id", "index"),
 }
+
+ABOUT = "saei"
+"""Key of the text inside an image strip: JSON, `[{"tokens": [piece, ...], "kept": [position, ...]}, ...]`, a completion
+each that the attack read."""
 
 SAMPLED, GREEDY = "sampled", "greedy"

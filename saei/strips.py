@@ -1,5 +1,9 @@
-"""Image strips: clean | moved | amplified difference, for the eye. Differences are stretched to the full range."""
+"""Image strips: clean | moved | amplified difference, for the eye. Differences are stretched to the full range.
 
+The picture carries the completions that the attack read, token by token, and which of them it acted on.
+"""
+
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -7,26 +11,40 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from saei.config import RecordConfig
+from saei.policy import Policy
 from saei.recorder import Recorder
 from saei.rollout import GroupsInProgress
+from saei.types import AttackRow, Rollout
 
+MOST_TEXTS = 2
+"""Completions that a strip carries."""
 _GAP = 4  # white pixels between the three pictures
 
 
-def save_strips(recorder: Recorder, progress: GroupsInProgress, step: int, record: RecordConfig) -> None:
+def save_strips(
+    recorder: Recorder, policy: Policy, progress: GroupsInProgress, step: int, record: RecordConfig
+) -> None:
     """Record `step-<step>-<view>-<problem>.png` for the step's first problems, if this step is recorded.
 
     The first image of the problem, and of its moved ones the first.
     """
     if step % record.strips_every:
         return
-    attacked = dict.fromkeys(row.view for row in progress.ledger)
-    for view in attacked:
-        for prompt, (moved, *_) in list(zip(progress.prompts, progress.images[view], strict=True))[
-            : record.strips_per_step
-        ]:
+    for view in dict.fromkeys(row.view for row in progress.ledger):
+        attacks = {row.problem_id: row for row in progress.ledger if (row.view, row.image) == (view, 0)}
+        shown = list(zip(progress.prompts, progress.images[view], progress.rollouts, strict=True))
+        for prompt, (moved, *_), rollouts in shown[: record.strips_per_step]:
             name = f"step-{step:06d}-{view}-{quote(prompt.problem_id, safe='')}.png"
-            recorder.picture(name, strip(prompt.images[0], moved[0]))
+            texts = attack_texts(policy, attacks[prompt.problem_id], rollouts)
+            recorder.picture(name, strip(prompt.images[0], moved[0]), texts)
+
+
+def attack_texts(policy: Policy, attack: AttackRow, rollouts: list[Rollout]) -> list[dict[str, Any]]:
+    """The first completions that `attack` read: their token texts, and the positions that it kept."""
+    return [
+        {"tokens": [policy.decode([token]) for token in rollout.token_ids], "kept": list(kept)}
+        for rollout, kept in zip(rollouts[:MOST_TEXTS], attack.kept[:MOST_TEXTS], strict=False)
+    ]
 
 
 def strip(

@@ -112,7 +112,7 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         run.recorder.add("views", view_rows(step, facts, tuple(schema.VIEWS)))
         run.recorder.add("rollouts", rollout_rows(step, facts))
         run.recorder.add("attacks", attacks)
-        save_strips(run.recorder, progress, step, config.record)
+        save_strips(run.recorder, policy, progress, step, config.record)
     spent = tokens_spent(run)
     forward, backward = world.sums(spent[0] - start[0] - measured, spent[1] - start[1])
     row = step_row(

@@ -160,6 +160,7 @@ class AttackRow:
     completions, on the image as it was and on the rounded image; NaN for views that read no entropy. `moved` is False
     where nothing changed. `image` numbers the moved images of a problem (0 unless view.adv_per is response).
     `l2_reference` is EgAS's own L2 for controls that must match it, `text_l2` the L2 norm of moved text embeddings.
+    `kept` are the positions of the kept tokens in each earlier completion that the attack read.
     """
 
     problem_id: str
@@ -177,6 +178,7 @@ class AttackRow:
     image: int = 0
     l2_reference: float = math.nan
     text_l2: float = math.nan
+    kept: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -79,7 +79,8 @@ def test_ecvgpo_without_a_difference_in_the_group_changes_nothing(nll):
     assert torch.equal(SHAPINGS["ecvgpo"](advantages, evidence(nll), 0.5), advantages)
 
 
-@pytest.mark.parametrize("name", sorted(SHAPINGS.keys() - {"noise_prior"}))  # which makes its own from rewards and noise
+# noise_prior makes its own from rewards and noise
+@pytest.mark.parametrize("name", sorted(SHAPINGS.keys() - {"noise_prior"}))
 def test_zero_advantages_stay_zero(name):
     given = evidence([1.0, 2.0, 3.0], dependency=[[0.1], [0.2], [0.3]])
     assert torch.equal(SHAPINGS[name](torch.zeros(3, dtype=torch.float64), given, 0.2), torch.zeros(3).double())

@@ -91,9 +91,15 @@ def attack_rows(
                 tokens_total=sum(len(mask) for mask in attacked.kept[i]),
                 moved=row.moved,
                 l2_reference=reference,
+                kept=positions(attacked.kept[i]),
             )
         )
     return rows
+
+
+def positions(kept: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
+    """Of each completion's mask the positions that it keeps."""
+    return tuple(tuple(mask.nonzero().flatten().tolist()) for mask in kept)
 
 
 def attack_result(

@@ -18,6 +18,7 @@ from torch import Tensor
 from saei.types import AttackRow, TextShift, ViewResult, to_unit
 from saei.views.climb import DIRECTIONS
 from saei.views.context import ViewContext, refuse_without_completions
+from saei.views.ledger import positions
 from saei.views.objective import Kept, choose, kept_entropies, mean_entropies, problem_objectives
 
 # A step counts as cut by the ball when it exceeds it by more than rounding of float32 can.
@@ -141,5 +142,6 @@ def _row(
         tokens_kept=sum(int(mask.sum()) for mask in kept[number]),
         tokens_total=sum(len(mask) for mask in kept[number]),
         moved=shift is not None,
+        kept=positions(kept[number]),
         text_l2=0.0 if shift is None else float(torch.linalg.vector_norm(shift)),
     )
