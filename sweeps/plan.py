@@ -65,6 +65,7 @@ def write_plan(
 ) -> dict[str, Any]:
     """Create or extend `plan.json`; what the plan's first launch did not hold is marked exploratory.
 
+    Each trial keeps `launch`: 0 for the first, then one more for every launch that added trials.
     `command`: the launch's own command line; "" keeps that of the newest launch with these settings.
     Raises ValueError for a plan that cannot be read, or that is there under its old name.
     """
@@ -200,10 +201,12 @@ def _entries(
             entry = {**entry, "arm": name}
         entries.append(entry)
     there = {(entry["arm"], entry["seed"]) for entry in entries}
+    # older plans did not number their launches: all that they marked exploratory is one
+    launch = 1 + max(entry.get("launch", int(entry["exploratory"])) for entry in entries) if entries else 0
     for trial in trials:
         if (trial.arm, trial.seed) not in there:
             entries.append({"trial_id": trial.trial_id, "arm": trial.arm, "seed": trial.seed,
-                            "exploratory": planned is not None})  # fmt: skip
+                            "exploratory": planned is not None, "launch": launch})  # fmt: skip
     return entries, renamed
 
 
