@@ -9,7 +9,7 @@ from typing import Any
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename over it: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may write it, too
     try:
         with open(temporary, "wb") as file:
             file.write(data)

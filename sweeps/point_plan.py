@@ -1,11 +1,10 @@
 """What the plan says of the points of a search: they were chosen along the way, and some were given up."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from saei import schema
+from saei.atomic import write_json
 from sweeps.locks import hold
 from sweeps.trial import read_json
 
@@ -22,6 +21,4 @@ def mark_points(folder: Path, is_pruned: Mapping[str, bool]) -> None:
         for entry in plan["trials"]:
             if entry["arm"] in is_pruned:
                 entry |= {"exploratory": True, "pruned": is_pruned[entry["arm"]]}
-        temporary = folder / f".{schema.PLAN_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(plan, indent=1) + "\n")
-        os.replace(temporary, folder / schema.PLAN_FILE)
+        write_json(folder / schema.PLAN_FILE, plan)

@@ -6,7 +6,6 @@ other searches in the same file. No Optuna, no torch.
 """
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from saei.atomic import write_json
 from saei.cli import BadInput
 from saei.config import typed_value
 from sweeps.definition import Sweep
@@ -98,13 +98,7 @@ class Ledger:
             ) from error
 
     def _save(self, records: list[Record]) -> None:
-        path = self.folder / LEDGER_FILE
-        temporary = path.with_name(f".{LEDGER_FILE}.{os.getpid()}")
-        with open(temporary, "w") as file:
-            json.dump({"searches": [asdict(record) for record in records]}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_json(self.folder / LEDGER_FILE, {"searches": [asdict(record) for record in records]})
 
 
 def arm_name(number: int) -> str:

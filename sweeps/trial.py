@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saei import schema
+from saei.atomic import write_atomically
 from saei.config import Config
 from sweeps.locks import is_held
 
@@ -65,9 +66,7 @@ def find_twin(trial: Trial) -> Path | None:
 def point_to(trial: Trial, twin: Path) -> None:
     """Write SAME_AS, the twin's path relative to this run directory, in place of training again."""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    temporary = trial.folder / f".{schema.SAME_AS_FILE}.{os.getpid()}"
-    temporary.write_text(os.path.relpath(twin, trial.folder) + "\n")
-    os.replace(temporary, trial.folder / schema.SAME_AS_FILE)
+    write_atomically(trial.folder / schema.SAME_AS_FILE, f"{os.path.relpath(twin, trial.folder)}\n".encode())
 
 
 def settle(trial: Trial) -> bool:

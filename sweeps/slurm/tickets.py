@@ -6,13 +6,13 @@ ended: that is in the run directory. The folder is shared by all sweeps: a trial
 """
 
 import json
-import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from saei.atomic import write_json
 from sweeps.locks import hold
 
 FOLDER = ".jobs"
@@ -62,12 +62,7 @@ def write_ticket(results: Path, ticket: Ticket) -> None:
     """Replace the trial's ticket at once."""
     path = ticket_path(results, ticket.trial_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w") as file:
-        json.dump(asdict(ticket), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_json(path, asdict(ticket))
 
 
 def read_ticket(results: Path, trial_id: str) -> Ticket | None:
