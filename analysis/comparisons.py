@@ -13,18 +13,20 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from analysis import lines, plots
+from analysis import lines
+from analysis.curves import seed_note
+from analysis.style import STYLE, Sentence
 
 
-def accuracy_over_tokens(scored: pd.DataFrame) -> Figure | plots.Sentence:
+def accuracy_over_tokens(scored: pd.DataFrame) -> Figure | Sentence:
     """`costs.accuracy_by_tokens`: validation accuracy against the tokens generated until then.
 
     Seeds are averaged evaluation by evaluation, tokens too. Arms that drop groups are marked.
     """
     if scored.empty:
-        return plots.Sentence("No accuracy against tokens yet: no run has been evaluated.")
+        return Sentence("No accuracy against tokens yet: no run has been evaluated.")
     styles, dropping = lines.styles_of(scored), lines.arms_with(scored, "drops_groups")
-    with rc_context(plots.STYLE):
+    with rc_context(STYLE):
         figure, axes = lines.single(scored)
         for arm, rows in scored.groupby("arm", observed=True):
             points = rows.groupby("step").agg(tokens=("tokens", "mean"), accuracy=("accuracy", "mean"))
@@ -38,20 +40,20 @@ def accuracy_over_tokens(scored: pd.DataFrame) -> Figure | plots.Sentence:
         axes.set_ylabel(f"validation accuracy, mean@{int(scored['samples'].max())}")
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_title(plots.seed_note(scored), loc="left", color="0.35")
+        axes.set_title(seed_note(scored), loc="left", color="0.35")
         lines.name_lines(figure, axes, scored)
     return figure
 
 
-def accuracy_under_attack(frame: pd.DataFrame) -> Figure | plots.Sentence:
+def accuracy_under_attack(frame: pd.DataFrame) -> Figure | Sentence:
     """`attacked.robustness`: a panel per attack, accuracy of the trained policies over its size in grey levels."""
     if frame.empty:
-        return plots.Sentence("No accuracy under attack: no finished run was evaluated on attacked images.")
+        return Sentence("No accuracy under attack: no finished run was evaluated on attacked images.")
     attacks = list(pd.unique(frame["attack"]))
     styles, behind = lines.styles_of(frame), lines.background(frame)
     columns = min(2, len(attacks))
     rows_of_panels = -(-len(attacks) // columns)
-    with rc_context(plots.STYLE):
+    with rc_context(STYLE):
         height = 0.9 + 2.6 * rows_of_panels + lines.legend_height(frame["arm"].nunique() - len(behind))
         figure = Figure(figsize=(6.4 if columns == 1 else 8.4, height), layout="constrained")
         grid = figure.subplots(rows_of_panels, columns, sharex=True, sharey=True, squeeze=False).ravel()

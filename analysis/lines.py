@@ -28,6 +28,8 @@ MOST_COLOURED = 10
 """With more arms than this only those that the question is about have a colour; the others are thin and grey."""
 LABEL_INCHES = 0.15
 """Height of an arm's name beside the axes."""
+MOST_LETTERS = 36
+"""Longer names are cut in the middle where they are shown."""
 DROPS = "drops groups"
 
 
@@ -83,6 +85,12 @@ def arms_with(frame: pd.DataFrame, fact: str) -> list[str]:
     return [arm for arm in arms_of(frame) if arm in holding]
 
 
+def short(name: str, most: int = MOST_LETTERS) -> str:
+    """A name on one line, its middle left out beyond `most` letters."""
+    line = " ".join(name.split())
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[-(most - 1 - most // 2) :]}"
+
+
 def crowded(frame: pd.DataFrame) -> bool:
     """Are there more arms with rows than colours can tell apart?"""
     return frame["arm"].nunique() > MOST_COLOURED
@@ -99,7 +107,7 @@ def by_steps(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if not dropping:
         return frame, ""
     verb = "drops" if len(dropping) == 1 else "drop"
-    note = f"without {', '.join(dropping)} ({verb} groups): see accuracy over generated tokens"
+    note = f"without {', '.join(map(short, dropping))} ({verb} groups): see accuracy over generated tokens"
     return frame[~frame["arm"].isin(dropping)], note
 
 
@@ -130,8 +138,11 @@ def legend_below(figure: Figure, axes: Axes, behind: set[str] | None = None) -> 
     shown: dict[str, Any] = {}
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
         shown.setdefault("other arms" if label in (behind or ()) else label, handle)
+    names = [short(label) for label in shown]
+    # three long names are wider than the figure
+    columns = 3 if max(map(len, names), default=0) <= 22 else 2
     figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=min(len(shown), 3), handlelength=2.8
+        list(shown.values()), names, loc="outside lower center", ncols=min(len(shown), columns), handlelength=2.8
     )
 
 
@@ -156,7 +167,7 @@ def end_labels(figure: Figure, axes: Axes) -> None:
     for (x, y, line), height in zip(ends, heights, strict=True):
         grey = line.get_color() == OTHERS_COLOUR
         axes.annotate(
-            str(line.get_label()),
+            short(str(line.get_label()), 24),
             xy=(x, y),
             xytext=(1.04, height),
             textcoords=axes.get_yaxis_transform(),

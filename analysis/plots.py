@@ -11,22 +11,16 @@ table, not in a curve. Arms that drop groups are left out over steps, and the ti
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
-import html
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import matplotlib.image
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from analysis.curves import curve, label_steps, over_steps, panels, window_of
 from analysis.lines import (
     DROPS,
-    arm_styles,
     arms_of,
     arms_with,
     background,
@@ -35,91 +29,12 @@ from analysis.lines import (
     crowded,
     legend_below,
     legend_height,
-    name_lines,
-    single,
+    short,
     styles_of,
     titled,
 )
 from analysis.stats import t_interval
-
-STYLE: dict[str, Any] = {
-    **sns.axes_style("ticks"),
-    "figure.dpi": 110,
-    "font.size": 10,
-    "axes.labelsize": 10,
-    "axes.titlesize": 10,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "0.9",
-    "pdf.fonttype": 42,
-}
-CURVES_SMOOTHED_TO = 40
-"""Curves longer than this are averaged over windows of about steps / 40 steps; the axis says so."""
-
-
-class Sentence(str):
-    """What stands in place of an empty plot."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return f"<p><em>{html.escape(self)}</em></p>"
-
-
-def _window(steps: int) -> int:
-    return max(1, round(steps / CURVES_SMOOTHED_TO)) if steps > CURVES_SMOOTHED_TO else 1
-
-
-def _curve(
-    axes: Axes, frame: pd.DataFrame, value: str, style: dict[str, Any], label: str, *, window: int, band: bool
-) -> None:
-    """Mean over seeds of one arm's `value` over steps, with the band of all seeds."""
-    by_seed = frame.pivot_table(index="step", columns="seed", values=value, observed=True).sort_index()
-    if window > 1:
-        by_seed = by_seed.rolling(window, min_periods=1, center=True).mean()
-    mean = by_seed.mean(axis=1)
-    sparse = len(mean) <= 12
-    line = {**style, "marker": style["marker"] if sparse else "", "markersize": 4}
-    axes.plot(mean.index, mean, label=label, **line)
-    if band and by_seed.shape[1] > 1:
-        low, high = by_seed.min(axis=1), by_seed.max(axis=1)
-        axes.fill_between(mean.index, low, high, color=style["color"], alpha=0.12, linewidth=0)
-
-
-def seed_note(frame: pd.DataFrame) -> str:
-    """What lines and bands are, for the title."""
-    seeds = frame["seed"].nunique()
-    if seeds == 1:
-        return "one seed"
-    return f"band: lowest to highest of {seeds} seeds" if banded(frame) else f"mean of {seeds} seeds"
-
-
-def _over_steps(frame: pd.DataFrame, value: str, label: str, *, smooth: bool = True) -> Figure | Sentence:
-    """A line per arm; arms that drop groups have no part in it, since their steps sample more."""
-    frame, left_out = by_steps(frame.dropna(subset=[value]))
-    if frame.empty:
-        return Sentence(f"No {label} to draw {left_out or 'yet: no run has recorded a step'}.")
-    with rc_context(STYLE):
-        styles = styles_of(frame)
-        figure, axes = single(frame)
-        window = _window(frame["step"].nunique()) if smooth else 1
-        for arm, rows in frame.groupby("arm", observed=True):
-            _curve(axes, rows, value, styles[str(arm)], str(arm), window=window, band=banded(frame))
-        _label_steps(axes, label, window)
-        titled(axes, seed_note(frame), left_out)
-        name_lines(figure, axes, frame)
-    return figure
-
-
-def _label_steps(axes: Axes, label: str, window: int) -> None:
-    axes.set_xlabel("step" if window == 1 else f"step (mean of {window} steps)")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+from analysis.style import STYLE, Sentence
 
 
 def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
@@ -143,7 +58,8 @@ def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
         # two seeds have an interval 13 deviations wide: let it run out of the picture rather than squeeze the points
         reach = max(0.02, 1.2 * spread)
         axes.set_xlim(max(0.0, middle - reach), min(1.0, middle + reach))
-        axes.set_yticks(range(len(arms)), [f"{arm} ({DROPS})" if arm in dropping else arm for arm in arms])
+        names = [f"{short(arm)} ({DROPS})" if arm in dropping else short(arm) for arm in arms]
+        axes.set_yticks(range(len(arms)), names)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
@@ -161,7 +77,7 @@ def accuracy_over_steps(scored: pd.DataFrame) -> Figure | Sentence:
     if scored.empty:
         return Sentence("No validation accuracy yet: no run has been evaluated.")
     label = f"validation accuracy, mean@{int(scored['samples'].max())}"
-    figure = _over_steps(scored, "accuracy", label, smooth=False)
+    figure = over_steps(scored, "accuracy", label, smooth=False)
     if isinstance(figure, Figure):
         figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     return figure
@@ -169,17 +85,17 @@ def accuracy_over_steps(scored: pd.DataFrame) -> Figure | Sentence:
 
 def reward_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
     """`steps` table: mean reward of the training rollouts, all views together, dropped groups included."""
-    return _over_steps(steps, "reward", "reward of training rollouts")
+    return over_steps(steps, "reward", "reward of training rollouts")
 
 
 def length_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
     """`steps` table: mean completion length."""
-    return _over_steps(steps, "completion_length", "completion length (tokens)")
+    return over_steps(steps, "completion_length", "completion length (tokens)")
 
 
 def entropy_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
     """`steps` table: token-weighted full-vocabulary entropy of the training rollouts."""
-    return _over_steps(steps, "entropy", "entropy (nats per token)")
+    return over_steps(steps, "entropy", "entropy (nats per token)")
 
 
 def entropy_by_view(views: pd.DataFrame) -> Figure | Sentence:
@@ -188,7 +104,7 @@ def entropy_by_view(views: pd.DataFrame) -> Figure | Sentence:
     column = "entropy_sampled_image"
     names = list(pd.unique(views["view"]))
     lines = [(name, column, lambda rows, name=name: rows[rows["view"] == name]) for name in names]
-    return _panels(views, lines, wording, "No entropy per view yet: no run has recorded a step.")
+    return panels(views, lines, wording, "No entropy per view yet: no run has recorded a step.")
 
 
 def entropy_by_band(steps: pd.DataFrame) -> Figure | Sentence:
@@ -200,46 +116,7 @@ def entropy_by_band(steps: pd.DataFrame) -> Figure | Sentence:
     lines = [(name, column, lambda rows: rows) for name, column in bands.items()]
     empty = "No entropy per band yet: no run has recorded a step."
     notes = dict.fromkeys(arms_with(steps, "drops_groups"), "trained groups only")
-    return _panels(steps, lines, "entropy (nats per token)", empty, notes)
-
-
-Lines = Sequence[tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
-"""Name, column, and which rows of the arm."""
-
-
-def _panels(
-    frame: pd.DataFrame, lines: Lines, label: str, empty: str, notes: Mapping[str, str] | None = None
-) -> Figure | Sentence:
-    """Small multiples: one panel per arm with the same axes, the given lines in each; `notes` on some of the arms."""
-    if frame.empty:
-        return Sentence(empty)
-    arms = [arm for arm in arms_of(frame) if (frame["arm"] == arm).any()]
-    columns = min(3, len(arms))
-    rows = -(-len(arms) // columns)
-    styles = arm_styles([name for name, _, _ in lines])
-    with rc_context(STYLE):
-        figure = Figure(figsize=(max(6.4, 2.6 * columns), 0.9 + 2.1 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        window = _window(frame["step"].nunique())
-        for axes, arm in zip(grid, arms, strict=False):
-            own = frame[frame["arm"] == arm]
-            for name, column, take in lines:
-                chosen = take(own)
-                if len(chosen):
-                    _curve(axes, chosen, column, styles[name], name, window=window, band=True)
-            axes.set_title(f"{arm} ({notes[arm]})" if notes and arm in notes else arm, loc="left")
-            _label_steps(axes, "", window)
-            axes.tick_params(labelbottom=True)
-            axes.label_outer(remove_inner_ticks=False)
-        for axes in grid[len(arms) :]:
-            axes.set_visible(False)
-        for axes in grid[max(0, len(arms) - columns) : len(arms)]:
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("step" if window == 1 else f"step (mean of {window})")
-        fullest = max(grid[: len(arms)], key=lambda axes: len(axes.get_legend_handles_labels()[1]))
-        legend_below(figure, fullest)
-        figure.supylabel(label, fontsize=10)
-    return figure
+    return panels(steps, lines, "entropy (nats per token)", empty, notes)
 
 
 def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
@@ -255,11 +132,11 @@ def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
         panels = figure.subplots(1, 2, sharex=True)
         titles = {"attack_gain": "same completions, kept tokens", "fresh_gain": "fresh completions, all tokens"}
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
-            window = _window(frame["step"].nunique()) if column == "attack_gain" else 1
+            window = window_of(frame["step"].nunique()) if column == "attack_gain" else 1
             for arm, rows in frame.dropna(subset=[column]).groupby("arm", observed=True):
-                _curve(axes, rows, column, styles[str(arm)], str(arm), window=window, band=banded(frame))
+                curve(axes, rows, column, styles[str(arm)], str(arm), window=window, band=banded(frame))
             axes.axhline(0, color="0.6", linewidth=1, zorder=0)
-            _label_steps(axes, "entropy, moved minus clean (nats)" if column == "attack_gain" else "", window)
+            label_steps(axes, "entropy, moved minus clean (nats)" if column == "attack_gain" else "", window)
             axes.set_title(title, loc="left")
         if left_out:
             figure.suptitle(left_out, color="0.35", size=9)
