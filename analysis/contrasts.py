@@ -1,4 +1,4 @@
-"""Which arm is compared with which: the planned pair, the others with the baseline, and what is not compared at all."""
+"""Which arm is compared with which: the planned pair, every arm with its baseline, and what is not compared at all."""
 
 # pandas carries no types that a checker can follow through groupby and itertuples
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
@@ -8,54 +8,90 @@ import math
 
 import pandas as pd
 
-from analysis import stats
+from analysis import health, stats, verdicts
 from analysis.arms import reconstructions
 from analysis.load import SweepData
+from analysis.looks import looks
+from analysis.verdicts import BASELINE, IDENTICAL, Diverged, Looks
+from saei import schema
 
 ON_TOKENS = "compared at equal generated tokens: see figure"
 """In place of a verdict for arms that drop groups."""
-IDENTICAL = "the same scores on every seed"
-"""A control that changes nothing, such as an attack of step 0: there is no difference to judge."""
 JUDGEMENT = ("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed")
+FACTS = ("against", "primary", "exploratory", "reconstruction", "looks", "diverged", "failed", "words")
 
 
 def compared(data: SweepData) -> pd.DataFrame:
-    """`stats.compare_arms` of the primary metric, with `against`, `primary`, `exploratory` and `reconstruction`.
+    """The primary metric's comparisons: columns of `stats.compare_arms` and FACTS, in arm order.
 
-    The row of the primary arm is the planned pair, whatever its reference; all others are against the baseline, and an
-    arm of an earlier definition against the baseline that it was launched with. A pair of which one arm is not in the
-    plan has no row: its other arm is then compared like any other. Where one arm of a pair drops groups, their steps
-    are no fair measure: the row has no difference, the verdict ON_TOKENS, and no part in the adjustment of the other p
-    values. Arms that a search gave up have no row: they have fewer seeds because they did badly.
+    Every arm has a row against its baseline (an arm of an earlier definition: the one it was launched with). The
+    primary arm has the row of the planned pair, `primary`; where that is not against the baseline, its row against the
+    baseline follows. A pair of which one arm is not in the plan has no row. Arms that a search gave up have no row:
+    they have fewer seeds because they did badly.
+
+    The primary row is judged by its own p value; all others are Holm-adjusted as one family. Where one arm of a pair
+    drops groups, their steps are no fair measure: no difference, the verdict ON_TOKENS, no part in the family.
+
+    `verdict` is the bare word of `analysis.verdicts`, `words` the whole of it with what stands beside. `looks` counts
+    the launches that added to the pair (`exploratory`: any), `diverged` and `failed` seeds of the arm.
     """
-    arms = [arm for arm in data.arms if arm not in data.pruned]
-    baseline, against = data.plan.get("baseline", ""), partners(data)
-    primary, reference = planned_pair(data)
-    if not {primary, reference} <= set(data.arms):
-        primary = ""
-    dropping = set(data.filtering)
-    unfair = [arm for arm in arms if against[arm] and dropping & {arm, against[arm]}]
-    final = stats.final_scores(data.table("eval"), data.test_split)
-    fair = {arm: against[arm] or arm for arm in arms if arm not in unfair}
-    family = [arm for arm, partner in fair.items() if partner == baseline]
-    frames = [stats.compare_arms(final, arms=family, baseline=baseline, primary=primary)] if family else []
-    frames += [
-        stats.compare_arms(final, arms=[arm], baseline=partner, primary=primary)
-        for arm, partner in fair.items()
-        if arm not in family
-    ]
-    frames += [_on_tokens(stats.compare_arms(final, arms=[arm], baseline=against[arm])) for arm in unfair]
-    if not frames:
-        return pd.DataFrame(columns=["arm", "against", "primary", "exploratory", "reconstruction"])
-    frame = pd.concat(frames).set_index("arm").loc[arms].reset_index()
+    planned = pairs(data)
+    if not planned:
+        return pd.DataFrame(columns=[*stats.COMPARED_COLUMNS, *FACTS])
+    frame = _judged(data, planned)
+    divergence, failures = diverged_seeds(data), data.state(schema.FAILED)["arm"].value_counts()
     ours = reconstructions(data)
+    found = [looks(data, arm, against) for arm, against in planned]
+    frame["exploratory"] = [one.count > 0 for one in found]
+    frame["looks"] = [one.count for one in found]
+    frame["reconstruction"] = frame["arm"].isin(list(ours))
+    frame["diverged"] = [divergence[arm].count for arm in frame["arm"]]
+    frame["failed"] = [int(failures.get(arm, 0)) for arm in frame["arm"]]
+    frame["verdict"] = [
+        verdicts.with_divergence(row.verdict, divergence[row.arm], divergence.get(row.against, Diverged()), row.against)
+        for row in frame.itertuples()
+    ]
+    frame["words"] = [_words(row, divergence[row.arm], one) for row, one in zip(frame.itertuples(), found, strict=True)]
+    return frame
+
+
+def _words(row, divergence: Diverged, found: Looks) -> str:
+    return verdicts.in_words(row.verdict, verdicts.remarks(row.verdict, divergence, row.failed, found))
+
+
+def pairs(data: SweepData) -> list[tuple[str, str]]:
+    """(arm, the arm it is compared with) in arm order, "" with a baseline itself; the planned pair before the rest."""
+    primary = primary_pair(data)
+    found = []
+    for arm, against in partners(data).items():
+        if arm in data.pruned:
+            continue
+        found += [primary] * (arm == primary[0])
+        if (arm, against) != primary and not (arm == primary[0] and against not in data.arms):
+            found.append((arm, against))
+    return found
+
+
+def _judged(data: SweepData, planned: list[tuple[str, str]]) -> pd.DataFrame:
+    """`stats.compare_arms` of each pair, judged as one table."""
+    primary, dropping = primary_pair(data), set(data.filtering)
+    final = stats.final_scores(data.table("eval"), data.test_split)
+    frames = []
+    for arm, against in planned:
+        frame = stats.compare_arms(final, arms=[arm], baseline=against or arm)
+        frames.append(_on_tokens(frame) if against and dropping & {arm, against} else frame)
+    frame = pd.concat(frames, ignore_index=True)
+    frame["against"] = [against for _, against in planned]
+    frame["primary"] = [pair == primary for pair in planned]
+    family = ~frame["primary"]
+    frame.loc[family, "p_judged"] = stats.holm(frame.loc[family, "p"].tolist())
+    frame["verdict"] = [
+        row.verdict if row.verdict in (BASELINE, ON_TOKENS) else verdicts.word(row.pairs, row.difference, row.p_judged)
+        for row in frame.itertuples()
+    ]
     identical = (frame["low"] == 0) & (frame["high"] == 0)
     frame.loc[identical, ["p_judged", "mde", "seeds_needed"]] = math.nan
     frame.loc[identical, "verdict"] = IDENTICAL
-    frame["primary"] = [arm == primary for arm in arms]
-    frame["against"] = [against[arm] for arm in arms]
-    frame["exploratory"] = [_is_exploratory(data, arm, against[arm]) for arm in arms]
-    frame["reconstruction"] = [arm in ours for arm in arms]
     return frame
 
 
@@ -63,19 +99,17 @@ def _on_tokens(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**dict.fromkeys(JUDGEMENT, math.nan), verdict=ON_TOKENS)
 
 
-def _is_exploratory(data: SweepData, arm: str, against: str) -> bool:
-    """Was a part of the comparison added after the first launch: a trial of the arm, or one it is paired with?"""
-    own, other = (data.trials[data.trials["arm"] == name] for name in (arm, against))
-    partners = other[other["seed"].isin(own["seed"])]
-    return bool(own["exploratory"].any() or partners["exploratory"].any())
+def diverged_seeds(data: SweepData) -> dict[str, Diverged]:
+    """Arm -> how many of the seeds that have begun diverged."""
+    begun = data.trials[data.trials["step"] > 0]["arm"].value_counts()
+    wrong = pd.Series([arm for arm, _ in health.diverged(data)], dtype=object).value_counts()
+    return {arm: Diverged(count=int(wrong.get(arm, 0)), begun=int(begun.get(arm, 0))) for arm in data.arms}
 
 
 def partners(data: SweepData) -> dict[str, str]:
-    """Arm -> the arm it is compared with, "" for a baseline."""
-    baseline, (primary, reference) = data.plan.get("baseline", ""), planned_pair(data)
+    """Arm -> the baseline that it is compared with, "" for a baseline."""
+    baseline = data.plan.get("baseline", "")
     found = {arm: "" if arm == baseline else baseline for arm in data.arms}
-    if {primary, reference} <= found.keys():
-        found[primary] = reference
     return found | {arm: "" if arm == partner else partner for arm, partner in data.earlier.items()}
 
 
@@ -83,6 +117,11 @@ def planned_pair(data: SweepData) -> tuple[str, str]:
     """The primary contrast as planned, (arm, reference), whether or not both were launched; empty without a plan."""
     arm, reference = data.plan.get("primary_contrast") or ("", "")
     return arm, reference
+
+
+def primary_pair(data: SweepData) -> tuple[str, str]:
+    """`planned_pair` where both arms are in the plan, else two empty names."""
+    return planned_pair(data) if set(planned_pair(data)) <= set(data.arms) else ("", "")
 
 
 def not_launched(data: SweepData) -> str:

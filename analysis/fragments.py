@@ -66,6 +66,6 @@ def result(output: Any) -> Markup:
 
 def clean(html: str) -> str:
     """Keep the tags of a table; everything else becomes text."""
-    tags = {"table", "thead", "tbody", "tr", "th", "td", "p", "em", "div"}
+    tags = {"table", "thead", "tbody", "tr", "th", "td", "p", "em", "div", "caption"}
     html = html[: html.find("<style")] + html[html.find("</style>") + 8 :] if "<style" in html else html
     return bleach.clean(html, tags=tags, attributes={})

@@ -1,12 +1,12 @@
 """Is the method better? One number per training seed, paired with the baseline's run of the same seed.
 
 The unit is the seed: scores of one seed are means over all items, differences are taken per seed, and their mean has a
-t interval with S - 1 degrees of freedom. (A bootstrap over 3, 5, 10 seeds covers 74, 85, 90 % where it says 95.) The
-figure of a run is that of its last step; no maximum over steps is ever taken on the test split.
+t interval with S - 1 degrees of freedom. (A bootstrap over so few seeds covers less than it says: see
+`analysis.simulation`.) The figure of a run is that of its last step; no maximum over steps is ever taken on the test
+split.
 
-The verdict rule: from three seeds on, `better` or `worse` when the two-sided p value is below 0.05, else `not
-distinguishable`. The p value of the primary contrast stands as it is; those of the other arms are Holm-adjusted among
-themselves. With fewer seeds there is no p value and no verdict.
+The p value of the primary contrast stands as it is; those of the other arms are Holm-adjusted among themselves. The
+words of a verdict are in `analysis.verdicts`. Under three seeds there is no p value.
 """
 
 # pandas carries no types that a checker can follow through groupby and itertuples
@@ -16,6 +16,7 @@ themselves. With fewer seeds there is no p value and no verdict.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -24,14 +25,16 @@ from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis.load import ARM_FACTS
+from analysis.verdicts import ALPHA, BASELINE, SEEDS_FOR_P, word
 from saei.schema import FINISHED, GREEDY, SAMPLED
 
-BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
-NO_PAIR, ONE_SEED, TWO_SEEDS = "no finished pair", "one seed, no interval", "two seeds, no verdict"
-CONFIDENCE, POWER, ALPHA = 0.95, 0.8, 0.05
-SEEDS_FOR_P = 3
+CONFIDENCE, POWER = 0.95, 0.8
 MOST_SEEDS = 10_000
 
+COMPARED_COLUMNS = (
+    "arm", "seeds", "score", "pairs", "difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed",
+    "verdict",
+)  # fmt: skip
 SCORE_COLUMNS = ("arm", "seed", "trial_id", "step", "items", "samples", "accuracy", "item_set", *ARM_FACTS)
 
 
@@ -90,6 +93,7 @@ def minimum_detectable(sd: float, seeds: int, target: float = POWER) -> float:
     return sd * _detectable_in_sd(seeds, target)
 
 
+@lru_cache
 def _detectable_in_sd(seeds: int, target: float) -> float:
     return float(optimize.brentq(lambda effect: power(effect, 1.0, seeds) - target, 1e-6, 50.0))  # pyright: ignore[reportArgumentType]
 
@@ -100,23 +104,27 @@ def seeds_needed(effect: float, sd: float, target: float = POWER) -> float:
         return math.inf
     if sd == 0:
         return SEEDS_FOR_P
-    high = SEEDS_FOR_P
-    while power(abs(effect), sd, high) < target:
-        if high >= MOST_SEEDS:
-            return math.inf
-        high *= 2
-    low = max(SEEDS_FOR_P, high // 2)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(abs(effect), sd, middle) >= target else (middle + 1, high)
-    return low if low <= MOST_SEEDS else math.inf
+    # where a normal test would be; the t test needs a few more, so the search is short
+    in_sd = abs(effect) / sd
+    normal = (stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(target)) / in_sd
+    seeds = max(SEEDS_FOR_P, math.floor(min(normal**2, MOST_SEEDS)))
+    while seeds <= MOST_SEEDS and power(in_sd, 1.0, seeds) < target:
+        seeds += 1
+    while seeds > SEEDS_FOR_P and power(in_sd, 1.0, seeds - 1) >= target:
+        seeds -= 1
+    return seeds if seeds <= MOST_SEEDS else math.inf
 
 
 def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Difference:
     """Per-seed differences of two score lists in the same seed order. Raises ValueError for unequal lengths."""
     if len(arm) != len(baseline):
         raise ValueError(f"paired scores must have one baseline each, got {len(arm)} and {len(baseline)}")
-    differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
+    return of_differences((np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)).tolist())
+
+
+def of_differences(values: Sequence[float]) -> Difference:
+    """What per-seed differences say: mean, interval, p, and what it would take."""
+    differences = np.asarray(values, dtype=float)
     interval = t_interval(differences.tolist())
     seeds = interval.count
     sd = float(differences.std(ddof=1)) if seeds > 1 else math.nan
@@ -135,16 +143,6 @@ def _p_value(mean: float, sd: float, seeds: int) -> float:
     if sd == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stats.t.sf(abs(mean) / sd * math.sqrt(seeds), seeds - 1))
-
-
-def verdict(difference: Difference, p: float) -> str:
-    """The rule of this file's head, in words; `p` is the (adjusted) p value to judge by."""
-    seeds = difference.interval.count
-    if seeds < SEEDS_FOR_P:
-        return (NO_PAIR, ONE_SEED, TWO_SEEDS)[seeds]
-    if p >= ALPHA:
-        return SAME
-    return BETTER if difference.interval.mean > 0 else WORSE
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -185,21 +183,29 @@ def final_scores(items: pd.DataFrame, split: str, decoding: str = SAMPLED) -> pd
     return frame[frame["step"] == last].reset_index(drop=True)
 
 
+def paired_values(final: pd.DataFrame, arm: str, against: str) -> pd.Series:
+    """Per-seed accuracy differences of two arms over the seeds both finished, by seed.
+
+    Raises ValueError where a pair was scored on different problems.
+    """
+    own, reference = (final[final["arm"] == name].set_index("seed") for name in (arm, against))
+    shared = own.index.intersection(reference.index).sort_values()
+    if (own.loc[shared, "item_set"] != reference.loc[shared, "item_set"]).any():
+        raise ValueError(f"{arm} and {against} were tested on different problems: their runs cannot be paired")
+    return own.loc[shared, "accuracy"] - reference.loc[shared, "accuracy"]
+
+
 def compare_arms(final: pd.DataFrame, *, arms: Sequence[str], baseline: str, primary: str = "") -> pd.DataFrame:
     """One row per arm: score, difference to the baseline over the seeds both finished, and the verdict.
 
-    Columns: arm, seeds (of the arm), score, pairs, difference, low, high, sd, p, p_judged (Holm-adjusted for all but
-    the primary arm), mde, seeds_needed, verdict. Raises ValueError where a pair was scored on different problems.
+    COMPARED_COLUMNS; `seeds` are the arm's own, `p_judged` is Holm-adjusted for all but the primary arm.
+    Raises ValueError where a pair was scored on different problems.
     """
-    reference = final[final["arm"] == baseline].set_index("seed")
     rows = []
     for arm in arms:
-        own = final[final["arm"] == arm].set_index("seed")
-        shared = own.index.intersection(reference.index).sort_values()
-        if (own.loc[shared, "item_set"] != reference.loc[shared, "item_set"]).any():
-            raise ValueError(f"{arm} and {baseline} were tested on different problems: their runs cannot be paired")
-        difference = paired_difference(own.loc[shared, "accuracy"].tolist(), reference.loc[shared, "accuracy"].tolist())
-        rows.append({"arm": arm, "seeds": len(own), "score": own["accuracy"].mean(), "difference": difference})
+        own = final.loc[final["arm"] == arm, "accuracy"]
+        difference = of_differences(paired_values(final, arm, baseline).tolist())
+        rows.append({"arm": arm, "seeds": len(own), "score": own.mean(), "difference": difference})
     others = [row for row in rows if row["arm"] not in (primary, baseline)]
     adjusted = dict(zip([row["arm"] for row in others], holm([row["difference"].p for row in others]), strict=True))
     return pd.DataFrame([_flat(row, baseline, adjusted) for row in rows])
@@ -209,7 +215,7 @@ def _flat(row: dict, baseline: str, adjusted: dict[str, float]) -> dict:
     difference: Difference = row.pop("difference")
     if row["arm"] == baseline:
         empty = dict.fromkeys(("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed"), math.nan)
-        return {**row, "pairs": 0, **empty, "verdict": "baseline"}
+        return {**row, "pairs": 0, **empty, "verdict": BASELINE}
     judged = adjusted.get(row["arm"], difference.p)
     return {
         **row,
@@ -222,7 +228,7 @@ def _flat(row: dict, baseline: str, adjusted: dict[str, float]) -> dict:
         "p_judged": judged,
         "mde": difference.mde,
         "seeds_needed": difference.seeds_needed,
-        "verdict": verdict(difference, judged),
+        "verdict": word(difference.interval.count, difference.interval.mean, judged),
     }
 
 

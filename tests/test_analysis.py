@@ -26,11 +26,13 @@ from analysis import (
     health,
     lines,
     load,
+    parts,
     plots,
     reference,
     report,
     stats,
     tables,
+    verdicts,
 )
 from saei import schema
 from saei.config import Config
@@ -155,7 +157,7 @@ def test_a_part_that_vanishes_while_being_read_is_looked_for_again(tmp_path, mon
             raise failures.pop()
         return original(path)
 
-    monkeypatch.setattr(load.pq, "ParquetFile", flaky)
+    monkeypatch.setattr(parts.pq, "ParquetFile", flaky)
     table = load.read_run_table(folder, "steps", ["step"])
     assert table is not None and len(table) == 20 and not failures
 
@@ -225,18 +227,18 @@ def test_no_difference_needs_no_finite_number_of_seeds():
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [
-        ([], stats.NO_PAIR),
-        ([0.9], stats.ONE_SEED),
-        ([0.9, 0.91], stats.TWO_SEEDS),
-        ([0.10, 0.11, 0.12], stats.BETTER),  # t = 0.11 / (0.01 / sqrt 3) = 19, p = 0.003
-        ([-0.10, -0.11, -0.12], stats.WORSE),
-        ([0.1, -0.1, 0.12], stats.SAME),
-        ([0.0, 0.0, 0.0], stats.SAME),  # the same trial on both sides
+        ([], verdicts.NO_PAIR),
+        ([0.9], verdicts.ONE_SEED),
+        ([0.9, 0.91], verdicts.TWO_SEEDS),
+        ([0.10, 0.11, 0.12], verdicts.BETTER),  # t = 0.11 / (0.01 / sqrt 3) = 19, p = 0.003
+        ([-0.10, -0.11, -0.12], verdicts.WORSE),
+        ([0.1, -0.1, 0.12], verdicts.SAME),
+        ([0.0, 0.0, 0.0], verdicts.SAME),  # the same trial on both sides
     ],
 )
 def test_the_verdict_in_words(differences, expected):
     difference = stats.paired_difference(differences, [0.0] * len(differences))
-    assert stats.verdict(difference, difference.p) == expected
+    assert verdicts.word(len(differences), difference.interval.mean, difference.p) == expected
     assert math.isnan(difference.p) == (len(differences) < 3)
 
 
@@ -297,7 +299,7 @@ def test_arms_are_paired_by_seed_over_the_seeds_both_finished():
     assert (row["pairs"], row["seeds"]) == (2, 3)
     assert row["difference"] == pytest.approx(0.375)
     assert row["score"] == pytest.approx(0.75)  # of all three own seeds
-    assert row["verdict"] == stats.TWO_SEEDS
+    assert row["verdict"] == verdicts.TWO_SEEDS
 
 
 def test_runs_tested_on_different_problems_are_not_paired():
@@ -477,8 +479,8 @@ def test_later_seeds_make_a_verdict_exploratory(tmp_path):
     path.write_text(json.dumps(plan))
     size = {"steps": 4, "problems": 2, "samples": 8, "text": ""}
     write_run(folder / trial, effect=0.1, attacked=True, seed=2, **size)
-    verdicts = tables.verdicts(load.load_sweep(tmp_path)).set_index("arm")["verdict"]
-    assert verdicts["SaEI (primary contrast)"] == "two seeds, no verdict (exploratory)"
+    shown = tables.verdicts(load.load_sweep(tmp_path)).set_index("arm")["verdict"]
+    assert shown["SaEI (primary contrast)"] == "two seeds, no verdict (exploratory: at least 1 look)"
 
 
 def write_step_sizes(results, arms, **changes):
@@ -491,25 +493,28 @@ def write_step_sizes(results, arms, **changes):
     return load.load_sweep(results)
 
 
-def test_the_primary_row_is_the_planned_pair_and_the_others_are_against_the_baseline(tmp_path):
+def test_every_arm_is_against_the_baseline_and_the_primary_one_in_its_planned_pair_too(tmp_path):
     data = write_step_sizes(tmp_path, ["grpo", "step_0", "step_2", "step_4"])
-    rows = contrasts.compared(data).set_index("arm")
-    assert rows["against"].to_dict() == {"grpo": "", "step_0": "grpo", "step_2": "step_0", "step_4": "grpo"}
-    assert list(rows.index[rows["primary"]]) == ["step_2"]
+    rows = contrasts.compared(data)
+    pairs = [("grpo", ""), ("step_0", "grpo"), ("step_2", "step_0"), ("step_2", "grpo"), ("step_4", "grpo")]
+    assert list(zip(rows["arm"], rows["against"], strict=True)) == pairs
+    assert list(rows.index[rows["primary"]]) == [2]
     # two degrees of freedom: p = 1 - t / sqrt(t^2 + 2)
-    # step_2 - step_0: 0.1 0.2 0.3, mean 0.2, sd 0.1, t = 2 sqrt 3, p = 0.0742; half width 4.3027 x 0.2 / t = 0.2484
     # step_0 - grpo: 0.1 0.1 0.2, mean 2/15, t = 4, p = 0.0572
+    # step_2 - step_0: 0.1 0.2 0.3, mean 0.2, sd 0.1, t = 2 sqrt 3, p = 0.0742; half width 4.3027 x 0.2 / t = 0.2484
+    # step_2 - grpo: 0.2 0.3 0.5, mean 1/3, variance 0.07 / 3, t = 3.780, p = 0.0634
     # step_4 - grpo: 0.3 0.3 0.4, mean 1/3, t = 10, p = 0.00985
-    assert rows["difference"].tolist()[1:] == pytest.approx([2 / 15, 0.2, 1 / 3])
-    assert rows["p"].tolist()[1:] == pytest.approx([0.0572, 0.0742, 0.00985], abs=5e-5)
-    # Holm over the two that are not primary: the smaller p twice, the larger as it is
-    assert rows["p_judged"].tolist()[1:] == pytest.approx([0.0572, 0.0742, 0.0197], abs=5e-5)
+    assert rows["difference"].tolist()[1:] == pytest.approx([2 / 15, 0.2, 1 / 3, 1 / 3])
+    assert rows["p"].tolist()[1:] == pytest.approx([0.0572, 0.0742, 0.0634, 0.00985], abs=5e-5)
+    # Holm over the three that are not primary: the smallest p three times, the next twice, and never falling
+    assert rows["p_judged"].tolist()[1:] == pytest.approx([0.1144, 0.0742, 0.1144, 0.0296], abs=1e-4)
     shown = tables.verdicts(data)
-    assert list(shown["against"]) == ["–", "grpo", "step_0", "grpo"]
-    assert list(shown["verdict"]) == ["baseline", stats.SAME, stats.SAME, stats.BETTER]
-    assert report.primary_sentence(data) == (
-        "step_2 minus step_0: +20.0 points; 95 % interval −4.8 to +44.8; not distinguishable."
-    )
+    assert list(shown["against"]) == ["–", "grpo", "step_0", "grpo", "grpo"]
+    assert list(shown["arm"])[2:4] == ["step_2 (primary contrast)", "step_2"]
+    assert list(shown["verdict"]) == ["baseline", verdicts.SAME, verdicts.SAME, verdicts.SAME, verdicts.BETTER]
+    assert report.primary_sentence(data).startswith("step_2 minus step_0: +20.0 points; 95 % interval −4.8 to +44.8; ")
+    # one row an arm where the arms are told, not the comparisons
+    assert list(tables.summary_table(data)["arm"]) == ["grpo", "step_0", "step_2", "step_4"]
 
 
 def test_no_column_says_against_what_where_it_is_always_the_baseline(results):
@@ -522,7 +527,7 @@ def test_a_plan_without_the_baseline_still_has_its_planned_pair(tmp_path):
     data = write_step_sizes(tmp_path, ["step_0", "step_2", "step_4"])
     rows = contrasts.compared(data).set_index("arm")
     assert rows.loc["step_2", "difference"] == pytest.approx(0.2)
-    assert list(tables.verdicts(data)["verdict"]) == [stats.NO_PAIR, stats.SAME, stats.NO_PAIR]
+    assert list(tables.verdicts(data)["verdict"]) == [verdicts.NO_PAIR, verdicts.SAME, verdicts.NO_PAIR]
     sentence = report.primary_sentence(data)
     assert sentence.startswith("step_2 minus step_0: +20.0 points;")
     assert sentence.endswith("Without the baseline grpo in this plan, no arm is compared with it.")
@@ -544,7 +549,7 @@ def test_a_plan_without_the_planned_pair_says_so_and_compares_the_rest(tmp_path,
 
 def test_a_baseline_that_is_the_reference_and_was_not_launched_is_named_in_sentences(tmp_path):
     data = write_step_sizes(tmp_path, ["step_2", "step_4"], primary_contrast=["step_2", "grpo"])
-    assert list(tables.verdicts(data)["verdict"]) == [stats.NO_PAIR, stats.NO_PAIR]
+    assert list(tables.verdicts(data)["verdict"]) == [verdicts.NO_PAIR, verdicts.NO_PAIR]
     assert report.primary_sentence(data) == (
         "The primary contrast, step_2 minus grpo, is not part of this plan: launched without grpo. "
         "Without the baseline grpo in this plan, no arm is compared with it."
@@ -603,7 +608,7 @@ def test_an_arm_that_drops_groups_gets_no_verdict_by_steps(rival_data):
     rows = contrasts.compared(rival_data).set_index("arm")
     assert rows.loc["noisyrollout", "p"] == pytest.approx(0.0091, abs=1e-4)
     assert rows.loc["noisyrollout", "p_judged"] == rows.loc["noisyrollout", "p"]  # 1 x the larger of two
-    assert rows.loc["aer", "verdict"] == stats.WORSE
+    assert rows.loc["aer", "verdict"] == verdicts.WORSE
 
 
 def test_a_planned_pair_of_which_one_drops_groups_has_no_verdict_either(tmp_path):
@@ -612,8 +617,8 @@ def test_a_planned_pair_of_which_one_drops_groups_has_no_verdict_either(tmp_path
     assert report.primary_sentence(data) == "dapo minus grpo: compared at equal generated tokens: see figure."
     (tmp_path / "other").mkdir()
     write_sweep(tmp_path / "other", arms={"grpo": 0.1, "saei": 0.2}, steps=4, problems=2, filters=["grpo"])
-    verdicts = tables.verdicts(load.load_sweep(tmp_path / "other"))["verdict"]
-    assert list(verdicts) == ["baseline", "compared at equal generated tokens: see figure"]
+    shown = tables.verdicts(load.load_sweep(tmp_path / "other"))["verdict"]
+    assert list(shown) == ["baseline", "compared at equal generated tokens: see figure"]
 
 
 def test_a_reconstruction_is_labelled_and_explained(rival_data):
@@ -689,8 +694,8 @@ def test_arms_that_drop_groups_are_left_out_over_steps_and_the_title_says_so(riv
 
 def test_the_entropy_of_an_arm_that_drops_groups_is_that_of_all_it_sampled(rival_data):
     shown = tables.last_steps(rival_data).set_index("arm")["entropy (nats)"].astype(float)
-    # steps above 0.9 x 19 - 1 = 16.1
-    tail = rival_data.table("steps").query("step >= 17").groupby("arm", observed=True)["entropy"].mean()
+    # a tenth of 20 steps: the last two
+    tail = rival_data.table("steps").query("step >= 18").groupby("arm", observed=True)["entropy"].mean()
     assert shown["dapo (entropy: all groups sampled)"] == pytest.approx(tail["dapo"] + SAMPLED_MORE, abs=5e-5)
     assert shown["saei"] == pytest.approx(tail["saei"], abs=5e-5)
 
@@ -836,4 +841,4 @@ def test_an_arm_with_the_baselines_scores_on_every_seed_is_called_that(tmp_path)
     right = {"grpo": [40, 42, 44], "step_zero": [40, 42, 44]}
     write_sweep(tmp_path, arms=dict.fromkeys(right, 0.5), steps=4, right=right)
     row = contrasts.compared(load.load_sweep(tmp_path)).set_index("arm").loc["step_zero"]
-    assert row["verdict"] == contrasts.IDENTICAL and math.isnan(row["p_judged"]) and row["difference"] == 0
+    assert row["verdict"] == verdicts.IDENTICAL and math.isnan(row["p_judged"]) and row["difference"] == 0

@@ -1,0 +1,34 @@
+"""How often was the plan added to? Whoever adds seeds or arms after the first launch may have seen results before."""
+
+# pandas carries no types that a checker can follow
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+from analysis.load import SweepData
+from analysis.verdicts import Looks
+
+
+def looks(data: SweepData, arm: str, against: str) -> Looks:
+    """Launches after the first that added to a comparison: trials of the arm, or of its partners with the same seeds.
+
+    Plans written before launches were numbered only say whether there was any.
+    """
+    entries = data.plan.get("trials", [])
+    seeds = {entry["seed"] for entry in entries if entry["arm"] == arm}
+    added = [
+        entry.get("launch")
+        for entry in entries
+        if entry.get("exploratory") and (entry["arm"] == arm or (entry["arm"] == against and entry["seed"] in seeds))
+    ]
+    return Looks(count=len(set(added)), at_least=None in added)
+
+
+def other_settings(data: SweepData) -> str:
+    """A sentence on earlier plans of the sweep with other settings, "" without any: they too were chances to choose."""
+    count = len(data.plan.get("earlier_plans", []))
+    if not count:
+        return ""
+    plans = "plan" if count == 1 else "plans"
+    return (
+        f"The sweep was also launched with other settings ({count} earlier {plans} in plan.json): which of them is "
+        "shown was chosen afterwards, and no p value accounts for that."
+    )
