@@ -11,7 +11,6 @@ table, not in a curve. Arms that drop groups are left out over steps, and the ti
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
-import matplotlib.image
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -142,37 +141,3 @@ def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
             figure.suptitle(left_out, color="0.35", size=9)
         legend_below(figure, panels[0], behind)
     return figure
-
-
-def strip_gallery(strips: pd.DataFrame, most: int = 6) -> Figure | Sentence:
-    """`SweepData.strips()`: clean | moved | amplified difference, spread over arms and steps."""
-    chosen = spread(strips, most)
-    if chosen.empty:
-        return Sentence("No image strips: no run with a changed image has recorded one.")
-    with rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(6.4, 2.2 * len(chosen)), layout="constrained")
-        for axes, strip in zip(
-            figure.subplots(len(chosen), 1, squeeze=False).ravel(), chosen.itertuples(), strict=True
-        ):
-            axes.imshow(matplotlib.image.imread(strip.path), cmap="gray", interpolation="nearest")
-            axes.set_title(
-                f"{strip.arm}, seed {strip.seed}, step {strip.step}, {strip.view}, {strip.problem_id}",
-                loc="left",
-                size=9,
-            )
-            axes.set_axis_off()
-    return figure
-
-
-def spread(strips: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most `most` strips of the lowest seed of each arm: first and last step of every arm first."""
-    if strips.empty:
-        return strips
-    lowest = strips.groupby("arm", observed=True)["seed"].transform("min")
-    own = strips[strips["seed"] == lowest].sort_values(["arm", "step"])
-    ends = own.groupby("arm", observed=True)["step"].agg(["min", "max"])
-    of_end = own.join(ends, on="arm")
-    rank = np.where(of_end["step"] == of_end["min"], 0, np.where(of_end["step"] == of_end["max"], 1, 2))
-    return (
-        own.assign(rank=rank).sort_values(["rank", "arm"]).head(most).sort_values(["arm", "step"]).drop(columns="rank")
-    )

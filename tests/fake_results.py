@@ -241,15 +241,22 @@ def write_part(folder: Path, table: str, steps: tuple[int, int], rows: Sequence[
 
 
 def write_strips(folder: Path, rng, done: int) -> None:
-    """Grey clean | moved | difference strips at the first step and every tenth."""
+    """Grey clean | moved | difference strips at the first step and every tenth, with what the attack read."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    about.add_itxt(schema.ABOUT, json.dumps([{"tokens": ["<think>", "2", " + ", "3", "</think>"], "kept": [1, 3]}]))
 
     (folder / schema.IMAGES_FOLDER).mkdir(exist_ok=True)
     for step in range(0, done, 10):
         clean = rng.integers(32, 224, (56, 56), dtype=np.uint8)
         sign = rng.integers(-1, 2, (56, 56))
-        strip = np.concatenate([clean, (clean + 2 * sign).astype(np.uint8), (128 + 63 * sign).astype(np.uint8)], axis=1)
-        Image.fromarray(strip).save(folder / schema.IMAGES_FOLDER / f"step-{step:06d}-egas-train%2F{step}.png")
+        white = np.full((56, 4), 255)
+        parts = [clean, white, clean + 2 * sign, white, 128 + 63 * sign]
+        strip = np.concatenate(parts, axis=1).astype(np.uint8)
+        path = folder / schema.IMAGES_FOLDER / f"step-{step:06d}-egas-train%2F{step}.png"
+        Image.fromarray(strip).save(path, pnginfo=about)
 
 
 def write_papers(

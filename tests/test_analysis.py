@@ -31,6 +31,7 @@ from analysis import (
     reference,
     report,
     stats,
+    strips,
     tables,
     verdicts,
 )
@@ -63,7 +64,7 @@ def all_plots(data):
         plots.attack_gain_over_steps(steps),
         plots.reward_over_steps(steps),
         plots.length_over_steps(steps),
-        plots.strip_gallery(data.strips()),
+        strips.strip_gallery(data.strips()),
         comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data)),
         comparisons.accuracy_under_attack(attacked.robustness(data)),
     ]
@@ -176,10 +177,10 @@ def test_an_unknown_sweep_names_those_present(results):
 
 
 def test_strips_are_found_by_what_their_names_say(results):
-    strips = load.load_sweep(results, "full").strips()
+    found = load.load_sweep(results, "full").strips()
     # SaEI and random third, three seeds each, at steps 0 and 10
-    assert len(strips) == 12 and set(strips["step"]) == {0, 10}
-    assert (strips.iloc[0]["view"], strips.iloc[0]["problem_id"]) == ("egas", "train/0")
+    assert len(found) == 12 and set(found["step"]) == {0, 10}
+    assert (found.iloc[0]["view"], found.iloc[0]["problem_id"]) == ("egas", "train/0")
 
 
 # ---- stats
