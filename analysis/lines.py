@@ -151,8 +151,11 @@ def legend_height(entries: int) -> float:
     return 0.2 * max(0, -(-entries // 3) - 2)
 
 
-def end_labels(figure: Figure, axes: Axes) -> None:
-    """Each labelled line's name right of the axes, as near to the height of its last point as the others allow."""
+def end_labels(figure: Figure, axes: Axes, inches: float = 0.0, letters: int = 24) -> None:
+    """Each labelled line's name right of the axes, as near to the height of its last point as the others allow.
+
+    `inches`: height of the axes, where they do not fill the figure; `letters`: most of a name.
+    """
     ends = []
     for line in axes.get_lines():
         points = np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float)
@@ -162,12 +165,12 @@ def end_labels(figure: Figure, axes: Axes) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     ends.sort(key=lambda end: end[1])
-    inches = figure.get_size_inches()[1] - 1.0  # what title and ticks leave, about
+    inches = inches or figure.get_size_inches()[1] - 1.0  # what title and ticks leave, about
     heights = spread_apart([y for _, y, _ in ends], (high - low) * LABEL_INCHES / inches, low, high)
     for (x, y, line), height in zip(ends, heights, strict=True):
         grey = line.get_color() == OTHERS_COLOUR
         axes.annotate(
-            short(str(line.get_label()), 24),
+            short(str(line.get_label()), letters),
             xy=(x, y),
             xytext=(1.04, height),
             textcoords=axes.get_yaxis_transform(),
