@@ -1,4 +1,4 @@
-"""Figures that compare arms on another axis than the step: tokens generated, strength of an attack on what they became.
+"""Figures that compare arms on another axis than the step: tokens, time, strength of an attack on what they became.
 
 Style as in `plots`: the baseline is black and dashed, a line is the mean over seeds, a band reaches from the lowest to
 the highest seed.
@@ -11,10 +11,10 @@ the highest seed.
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, Formatter, PercentFormatter
 
 from analysis import lines
-from analysis.curves import seed_note
+from analysis.curves import seed_note, window_of
 from analysis.style import STYLE, Sentence
 
 
@@ -25,23 +25,67 @@ def accuracy_over_tokens(scored: pd.DataFrame) -> Figure | Sentence:
     """
     if scored.empty:
         return Sentence("No accuracy against tokens yet: no run has been evaluated.")
-    styles, dropping = lines.styles_of(scored), lines.arms_with(scored, "drops_groups")
+    return _over_spent(scored, "tokens", "accuracy", _scored_label(scored), PercentFormatter(1.0))
+
+
+def accuracy_over_time(scored: pd.DataFrame) -> Figure | Sentence:
+    """`costs.accuracy_by_tokens`: validation accuracy against the time that training took until then.
+
+    Evaluation and what only measures are left out. Seeds are averaged evaluation by evaluation, times too.
+    """
+    timed = scored.dropna(subset=["seconds"])
+    if timed.empty:
+        return Sentence("No accuracy against time yet: no run with recorded times has been evaluated.")
+    return _over_spent(timed, "seconds", "accuracy", _scored_label(timed), PercentFormatter(1.0))
+
+
+def entropy_over_tokens(frame: pd.DataFrame) -> Figure | Sentence:
+    """`costs.entropy_by_tokens`: entropy against the tokens generated until then, all arms on one fair axis."""
+    if frame.empty:
+        return Sentence("No entropy against tokens yet: no run has recorded a step.")
+    return _over_spent(frame, "tokens", "entropy", "entropy (nats per token)")
+
+
+def _scored_label(scored: pd.DataFrame) -> str:
+    return f"validation accuracy, mean@{int(scored['samples'].max())}"
+
+
+SPENT = {
+    "tokens": (1.0, "tokens generated"),
+    "seconds": (60.0, "minutes of training"),
+    "hours": (3600.0, "hours of training"),
+}
+"""Column, how much of it one unit of the axis is, and the axis's name."""
+HOURS_FROM = 3 * 3600.0
+
+
+def _over_spent(frame: pd.DataFrame, spent: str, value: str, label: str, form: Formatter | None = None) -> Figure:
+    """A line per arm: mean over seeds of `value` and of what was `spent`, step by step, over each other."""
+    styles, dropping = lines.styles_of(frame), lines.arms_with(frame, "drops_groups")
+    long = spent == "seconds" and frame["seconds"].max() > HOURS_FROM
+    unit, name = SPENT["hours" if long else spent]
+    window = window_of(frame["step"].nunique())
     with rc_context(STYLE):
-        figure, axes = lines.single(scored)
-        for arm, rows in scored.groupby("arm", observed=True):
-            points = rows.groupby("step").agg(tokens=("tokens", "mean"), accuracy=("accuracy", "mean"))
-            seeds = rows.groupby("step")["accuracy"].agg(["min", "max"])
-            label = f"{arm} ({lines.DROPS})" if arm in dropping else str(arm)
-            axes.plot(points["tokens"], points["accuracy"], label=label, markersize=4, **styles[str(arm)])
-            if rows["seed"].nunique() > 1 and lines.banded(scored):
-                colour = styles[str(arm)]["color"]
-                axes.fill_between(points["tokens"], seeds["min"], seeds["max"], color=colour, alpha=0.12, linewidth=0)
-        axes.set_xlabel("tokens generated")
-        axes.set_ylabel(f"validation accuracy, mean@{int(scored['samples'].max())}")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_title(seed_note(scored), loc="left", color="0.35")
-        lines.name_lines(figure, axes, scored)
+        figure, axes = lines.single(frame)
+        for arm, rows in frame.groupby("arm", observed=True):
+            by_seed = rows.pivot_table(index="step", columns="seed", values=value, observed=True).sort_index()
+            at = rows.groupby("step")[spent].mean().reindex(by_seed.index) / unit
+            if window > 1:
+                by_seed = by_seed.rolling(window, min_periods=1, center=True).mean()
+            look, labelled = styles[str(arm)], f"{arm} ({lines.DROPS})" if arm in dropping else str(arm)
+            marker = look["marker"] if len(by_seed) <= 12 else ""
+            axes.plot(at, by_seed.mean(axis=1), label=labelled, **{**look, "marker": marker, "markersize": 4})
+            if by_seed.shape[1] > 1 and lines.banded(frame):
+                low, high = by_seed.min(axis=1), by_seed.max(axis=1)
+                axes.fill_between(at, low, high, color=look["color"], alpha=0.12, linewidth=0)
+        axes.set_xlabel(name)
+        axes.set_ylabel(label)
+        if spent == "tokens":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        if form is not None:
+            axes.yaxis.set_major_formatter(form)
+        lines.titled(axes, seed_note(frame) + (f"; points: means of {window} steps" if window > 1 else ""))
+        lines.name_lines(figure, axes, frame)
     return figure
 
 

@@ -72,17 +72,46 @@ def mean_costs(data: SweepData) -> pd.DataFrame:
 
 
 def accuracy_by_tokens(data: SweepData) -> pd.DataFrame:
-    """Validation accuracy of every evaluation, with `tokens` generated before it: in steps and for the curriculum."""
+    """Validation accuracy of every evaluation, with what was spent before it: `tokens` generated, and `seconds`.
+
+    In steps and for the curriculum; evaluation itself costs nothing here. Evaluations after steps that are not
+    recorded yet have no row.
+    """
     scored = stats.scores(data.table("eval"), data.validation_split)
-    steps = data.table("steps").sort_values("step")
-    steps = steps.assign(spent=steps["tokens_generated"].astype(float))
-    steps["spent"] = steps.groupby("trial_id")["spent"].cumsum()
-    # the row of the last step before the evaluation; none before step 0
-    before = steps.assign(step=steps["step"] + 1)[["trial_id", "step", "spent"]]
-    frame = scored.merge(before, on=["trial_id", "step"], how="left")
-    order = order_costs(data)["generated"].reindex(frame["trial_id"], fill_value=0.0)
-    frame["tokens"] = np.where(frame["step"] == 0, 0.0, frame["spent"]) + order.to_numpy()
-    return frame.dropna(subset=["tokens"]).drop(columns="spent").reset_index(drop=True)
+    frame = scored.merge(spent_before(data), on=["trial_id", "step"], how="left")
+    order = order_costs(data).reindex(frame["trial_id"], fill_value=0.0)
+    for column, entry in (("tokens", "generated"), ("seconds", "seconds")):
+        # nothing but the curriculum comes before step 0, recorded or not
+        at_start = order[entry].to_numpy()
+        frame[column] = np.where(frame["step"] == 0, at_start, frame[column])
+    return frame.dropna(subset=["tokens"]).reset_index(drop=True)
+
+
+def entropy_by_tokens(data: SweepData) -> pd.DataFrame:
+    """Entropy of every step's rollouts (nats per token), with what was spent before it: `tokens` and `seconds`.
+
+    `entropy` is that of all completions: on the image of `train_view` where all groups are trained on, and else, for
+    the column knows only the groups that were trained on, on the image each was sampled on.
+    """
+    steps = data.table("steps")
+    entropy = steps["entropy_sampled_image"].where(steps["drops_groups"].astype(bool), steps["entropy"])
+    columns = ["arm", "seed", "trial_id", "state", "step", "in_contrast", "drops_groups"]
+    frame = steps[columns].assign(entropy=entropy.astype(float))
+    return frame.merge(spent_before(data), on=["trial_id", "step"], how="left").dropna(subset=["entropy", "tokens"])
+
+
+def spent_before(data: SweepData) -> pd.DataFrame:
+    """`tokens` generated and `seconds` of training before each step and after the last, by trial id and step."""
+    steps = data.table("steps").sort_values(["trial_id", "step"])
+    own = steps.assign(tokens=steps["tokens_generated"].astype(float), seconds=step_seconds(steps).astype(float))
+    own[["tokens", "seconds"]] = own.groupby("trial_id")[["tokens", "seconds"]].cumsum()
+    after = own.assign(step=own["step"] + 1)[["trial_id", "step", "tokens", "seconds"]]
+    first = own.loc[own["step"] == 0, ["trial_id", "step"]].assign(tokens=0.0, seconds=0.0)
+    spent = pd.concat([first, after], ignore_index=True)
+    order = order_costs(data).reindex(spent["trial_id"], fill_value=0.0)
+    spent["tokens"] += order["generated"].to_numpy()
+    spent["seconds"] += order["seconds"].to_numpy()
+    return spent
 
 
 def at_equal_tokens(data: SweepData) -> tuple[float, pd.DataFrame]:

@@ -62,11 +62,13 @@ def curve(
 
 
 def seed_note(frame: pd.DataFrame) -> str:
-    """What lines and bands are, for the title."""
-    seeds = frame["seed"].nunique()
-    if seeds == 1:
+    """What lines and bands are, for the title; while a sweep runs, its arms have other numbers of seeds."""
+    counts = frame.groupby("arm", observed=True)["seed"].nunique()
+    fewest, most = int(counts.min()), int(counts.max())
+    if most == 1:
         return "one seed"
-    return f"band: lowest to highest of {seeds} seeds" if banded(frame) else f"mean of {seeds} seeds"
+    seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    return f"band: lowest to highest of {seeds}" if banded(frame) else f"mean of {seeds}"
 
 
 def label_steps(axes: Axes, label: str, window: int) -> None:
@@ -116,8 +118,9 @@ def parts_over_steps(
                 curve(axes, rows, column, styles[str(arm)], str(arm), window=window, band=banded(frame))
             label_steps(axes, "", window)
             axes.set_xlabel("step" if window == 1 else f"step (mean of {window})")
-            axes.set_title(title, loc="left")
-            axes.set_ylim(bottom=0)
+            highest = frame.groupby("arm", observed=True)[column].mean().idxmax()
+            axes.set_title(f"{title} (highest: {short(str(highest), 20)})" if behind else title, loc="left")
+            axes.set_ylim(0, 1.04 * max(axes.get_ylim()[1], 1e-6))
             if form is not None:
                 axes.yaxis.set_major_formatter(form)
         figure.axes[0].set_ylabel(label)
