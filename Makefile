@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all verify-trial check setup clean
+.PHONY: demo test test-all verify-trial notebook strip check setup clean
 
 # Torch comes first and alone: the pinned version is the CPU build where one is offered.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,20 @@ test-all: setup
 # T is a run directory: make verify-trial T=results/tsec_ratio/0123456789ab-s0
 verify-trial: setup
 	$(BIN)/python -m saei.verify $(or $(T),$(error T=results/SWEEP/TRIAL is missing))
+
+# JupyterLab on notebooks/ with the kernel of .venv, whatever kernels the user has; elsewhere: make notebook PORT=9000
+PORT ?= 8888
+notebook: setup
+	JUPYTER_PATH="$(abspath $(VENV))/share/jupyter$${JUPYTER_PATH:+:$$JUPYTER_PATH}" $(BIN)/jupyter lab \
+	  --ServerApp.root_dir=notebooks --ServerApp.port=$(PORT) --KernelSpecManager.allowed_kernelspecs=python3 \
+	  $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
+	  $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# What running a notebook by hand leaves in it goes out again: outputs, counts, and what the editor noted.
+CLEAR := --ClearMetadataPreprocessor
+strip: setup
+	$(BIN)/jupyter nbconvert --log-level=WARN --inplace --clear-output $(CLEAR).enabled=True \
+	  $(CLEAR).preserve_cell_metadata_mask=tags $(CLEAR).preserve_nb_metadata_mask=kernelspec notebooks/*.ipynb
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
