@@ -119,6 +119,26 @@ def require_same_code(data: SweepData) -> None:
     raise ValueError("\n".join([head, *rows, cure]))
 
 
+def environments(data: SweepData) -> pd.DataFrame:
+    """A row per host, device, Python and platform that launched trials, with how many trials each began."""
+    ran = [
+        {
+            "host": str(one.get("host") or UNRECORDED),
+            "device": str(one.get("device_name") or one.get("device") or UNRECORDED),
+            "platform": str(one.get("platform") or UNRECORDED),
+            "python": str(one.get("python") or UNRECORDED),
+            "threads": str(one.get("threads") or UNRECORDED),
+            "trial": one["trial_id"],
+        }
+        for one in launches(data)
+    ]
+    if not ran:
+        return pd.DataFrame()
+    frame = pd.DataFrame(ran).drop_duplicates()
+    places = [name for name in frame.columns if name != "trial"]
+    return frame.groupby(places, sort=True)["trial"].size().rename("trials").reset_index()
+
+
 def provenance(data: SweepData, steps: int) -> list[tuple[str, str]]:
     """Names and values for the report; `steps` of a trial."""
     ran = launches(data)
@@ -129,9 +149,7 @@ def provenance(data: SweepData, steps: int) -> list[tuple[str, str]]:
     rows = [
         ("planned", f"{planned} with {sha}" if planned and sha else planned),
         ("code", "; ".join(f"{row.code} ({_trials(row.trials)})" for row in codes(data).itertuples())),
-        ("python", _listed(sorted({str(one.get("python", "")) for one in ran}))),
         ("packages", ", ".join(sorted(versions))),
-        ("host and device", ", ".join(sorted({f"{one.get('host', '')} ({one.get('device', '')})" for one in ran}))),
         ("seeds", ", ".join(str(seed) for seed in data.plan["seeds"])),
         ("steps of a trial", str(steps)),
         ("earlier plans of this sweep, with other settings", str(len(data.plan.get("earlier_plans", [])))),

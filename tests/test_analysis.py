@@ -22,13 +22,16 @@ from analysis import (
     comparisons,
     contrasts,
     costs,
+    figure_files,
     fragments,
     health,
     lines,
     load,
+    page,
     parts,
     plots,
     reference,
+    repeat,
     report,
     stats,
     strips,
@@ -151,14 +154,14 @@ def test_rows_with_equal_keys_are_refused(tmp_path):
 
 def test_a_part_that_vanishes_while_being_read_is_looked_for_again(tmp_path, monkeypatch):
     folder = write_sweep(tmp_path) / fake_id("GRPO", 1)
-    original, failures = pq.ParquetFile, [FileNotFoundError("replaced"), FileNotFoundError("replaced")]
+    original, failures = Path.read_bytes, [FileNotFoundError("replaced"), FileNotFoundError("replaced")]
 
     def flaky(path):
         if failures:
             raise failures.pop()
         return original(path)
 
-    monkeypatch.setattr(parts.pq, "ParquetFile", flaky)
+    monkeypatch.setattr(Path, "read_bytes", flaky)
     table = load.read_run_table(folder, "steps", ["step"])
     assert table is not None and len(table) == 20 and not failures
 
@@ -373,23 +376,26 @@ def test_in_a_crowd_the_planned_pair_has_colours_and_every_line_its_name(tmp_pat
 
 
 def test_the_report_is_one_page_that_needs_nothing_and_escapes_what_models_wrote(results):
-    path = report.build("full", results)
-    page = path.read_text()
+    path, failed = report.build("full", results)
+    text = path.read_text()
     assert path == results / "full" / "report" / "index.html"
+    assert failed == {}
     figures = {figure.name for figure in (path.parent / "figures").iterdir()}
     assert figures == {
         f"{name}.{kind}"
-        for name in ("accuracy_by_arm", "accuracy_over_steps", "accuracy_over_tokens", "entropy_over_steps")
-        for kind in ("png", "svg")
+        for name in figure_files.FIGURES
+        # nothing was attacked in this sweep, and the arms differ in no amount
+        if name not in ("accuracy_under_attack", "accuracy_by_setting")
+        for kind in ("png", "svg", "pdf")
     }
-    assert "<script" not in page and "&lt;script&gt;" in page
-    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page.replace("&lt;img src=http", ""))
+    assert "<script" not in text and "&lt;script&gt;" in text
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", text.replace("&lt;img src=http", ""))
     assert len(addresses) > 8 and all(address.startswith(("data:", "#")) for address in addresses)
-    assert not re.search(r"@import|url\(", page)
-    assert "3 seeds and 20 steps: this budget shows the machinery, not evidence." in page
-    assert "9 finished" in page and "0123456789ab" in page and "Does acting on the middle third" in page
-    assert 'class="error"' not in page
-    assert "None: every planned trial is finished." in page
+    assert not re.search(r"@import|url\(", text)
+    assert "3 seeds and 20 steps: this budget shows the machinery, not evidence." in text
+    assert "9 finished" in text and "0123456789ab" in text and "Does acting on the middle third" in text
+    assert 'class="error"' not in text
+    assert "None: every planned trial is finished." in text
     for name in ("accuracy", "entropy"):
         executed = json.loads((path.parent / f"{name}.ipynb").read_text())
         assert any(cell.get("outputs") for cell in executed["cells"])
@@ -401,10 +407,10 @@ def test_a_report_of_no_or_one_run_has_sentences_in_place_of_plots(tmp_path, fin
     arms, seeds = {"GRPO": 0.1, "SaEI": 0.2}, 3
     everything = [(arm, seed) for arm in arms for seed in range(seeds)]
     write_sweep(tmp_path, arms=arms, seeds=seeds, leave_out=everything[finished:])
-    page = report.build("fake", tmp_path).read_text()
-    assert 'class="error"' not in page
-    assert "missing" in page and "No attack to show" in page
-    assert ("No accuracy to compare yet" in page) == (finished == 0)
+    text = report.build("fake", tmp_path).page.read_text()
+    assert 'class="error"' not in text
+    assert "missing" in text and "No attack to show" in text
+    assert ("No accuracy to compare yet" in text) == (finished == 0)
 
 
 def test_an_error_in_a_notebook_shows_as_text():
@@ -419,9 +425,9 @@ def test_a_large_budget_carries_no_warning(tmp_path):
     folder = write_sweep(tmp_path, seeds=3, problems=1, steps=4)
     path = folder / schema.PLAN_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 150}))
-    assert report.budget_sentence(load.load_sweep(tmp_path)) == ""
+    assert page.budget_sentence(load.load_sweep(tmp_path)) == ""
     (folder / fake_id("SaEI", 0) / schema.DONE_FILE).unlink()
-    assert "2 finished seeds in the least finished arm" in report.budget_sentence(load.load_sweep(tmp_path))
+    assert "2 finished seeds in the least finished arm" in page.budget_sentence(load.load_sweep(tmp_path))
 
 
 def test_the_command_line_refuses_an_unknown_sweep_with_exit_code_2(results):
@@ -433,11 +439,11 @@ def test_the_command_line_refuses_an_unknown_sweep_with_exit_code_2(results):
 
 def test_the_report_says_how_to_repeat_the_sweep(results):
     data = load.load_sweep(results, "full")
-    assert report.command(data) == (
+    assert repeat.command(data) == (
         "python sweeps/run.py full --seeds 3 --only GRPO --only SaEI --only 'random third' --steps 20"
     )
     data.plan["settings"] = {"steps": 60, "eval.every": 20}
-    assert report.command(data).endswith("'random third' --steps 60 --set eval.every=20")
+    assert repeat.command(data).endswith("'random third' --steps 60 --set eval.every=20")
 
 
 @pytest.mark.parametrize(
@@ -465,7 +471,7 @@ def test_the_repeating_command_sets_what_the_launch_set(tmp_path, text):
     definition = Sweep(question="?", arms={"grpo": {}, "saei": {}}, baseline="grpo", primary_contrast=("saei", "grpo"))
     trial = Trial(trial_id=fake_id("saei", 0), arm="saei", seed=0, config=Config())
     write_plan("fake", definition, [trial], {name: value}, tmp_path)
-    words = shlex.split(report.command(load.load_sweep(tmp_path)))
+    words = shlex.split(repeat.command(load.load_sweep(tmp_path)))
     assert words[-2] == "--set"
     again, repeated = parse_setting(words[-1])
     assert (again, repeated, type(repeated)) == (name, value, type(value))
@@ -513,7 +519,7 @@ def test_every_arm_is_against_the_baseline_and_the_primary_one_in_its_planned_pa
     assert list(shown["against"]) == ["–", "grpo", "step_0", "grpo", "grpo"]
     assert list(shown["arm"])[2:4] == ["step_2 (primary contrast)", "step_2"]
     assert list(shown["verdict"]) == ["baseline", verdicts.SAME, verdicts.SAME, verdicts.SAME, verdicts.BETTER]
-    assert report.primary_sentence(data).startswith("step_2 minus step_0: +20.0 points; 95 % interval −4.8 to +44.8; ")
+    assert page.primary_sentence(data).startswith("step_2 minus step_0: +20.0 points; 95 % interval −4.8 to +44.8; ")
     # one row an arm where the arms are told, not the comparisons
     assert list(tables.summary_table(data)["arm"]) == ["grpo", "step_0", "step_2", "step_4"]
 
@@ -521,7 +527,7 @@ def test_every_arm_is_against_the_baseline_and_the_primary_one_in_its_planned_pa
 def test_no_column_says_against_what_where_it_is_always_the_baseline(results):
     data = load.load_sweep(results, "full")
     assert "against" not in tables.verdicts(data)
-    assert report.primary_sentence(data).startswith("SaEI minus GRPO: ")
+    assert page.primary_sentence(data).startswith("SaEI minus GRPO: ")
 
 
 def test_a_plan_without_the_baseline_still_has_its_planned_pair(tmp_path):
@@ -529,7 +535,7 @@ def test_a_plan_without_the_baseline_still_has_its_planned_pair(tmp_path):
     rows = contrasts.compared(data).set_index("arm")
     assert rows.loc["step_2", "difference"] == pytest.approx(0.2)
     assert list(tables.verdicts(data)["verdict"]) == [verdicts.NO_PAIR, verdicts.SAME, verdicts.NO_PAIR]
-    sentence = report.primary_sentence(data)
+    sentence = page.primary_sentence(data)
     assert sentence.startswith("step_2 minus step_0: +20.0 points;")
     assert sentence.endswith("Without the baseline grpo in this plan, no arm is compared with it.")
 
@@ -543,7 +549,7 @@ def test_a_plan_without_the_planned_pair_says_so_and_compares_the_rest(tmp_path,
     row = contrasts.compared(data).iloc[1]
     assert (row["arm"], row["against"], row["primary"], row["pairs"]) == (arms[1], "grpo", False, 3)
     assert list(tables.verdicts(data)["arm"]) == arms
-    assert report.primary_sentence(data) == (
+    assert page.primary_sentence(data) == (
         f"The primary contrast, step_2 minus step_0, is not part of this plan: launched without {lacking}."
     )
 
@@ -551,7 +557,7 @@ def test_a_plan_without_the_planned_pair_says_so_and_compares_the_rest(tmp_path,
 def test_a_baseline_that_is_the_reference_and_was_not_launched_is_named_in_sentences(tmp_path):
     data = write_step_sizes(tmp_path, ["step_2", "step_4"], primary_contrast=["step_2", "grpo"])
     assert list(tables.verdicts(data)["verdict"]) == [verdicts.NO_PAIR, verdicts.NO_PAIR]
-    assert report.primary_sentence(data) == (
+    assert page.primary_sentence(data) == (
         "The primary contrast, step_2 minus grpo, is not part of this plan: launched without grpo. "
         "Without the baseline grpo in this plan, no arm is compared with it."
     )
@@ -615,7 +621,7 @@ def test_an_arm_that_drops_groups_gets_no_verdict_by_steps(rival_data):
 def test_a_planned_pair_of_which_one_drops_groups_has_no_verdict_either(tmp_path):
     write_sweep(tmp_path, arms={"grpo": 0.1, "dapo": 0.2}, steps=4, problems=2, filters=["dapo"])
     data = load.load_sweep(tmp_path)
-    assert report.primary_sentence(data) == "dapo minus grpo: compared at equal generated tokens: see figure."
+    assert page.primary_sentence(data) == "dapo minus grpo: compared at equal generated tokens: see figure."
     (tmp_path / "other").mkdir()
     write_sweep(tmp_path / "other", arms={"grpo": 0.1, "saei": 0.2}, steps=4, problems=2, filters=["grpo"])
     shown = tables.verdicts(load.load_sweep(tmp_path / "other"))["verdict"]
@@ -787,7 +793,7 @@ def test_attacked_evaluations_are_read_by_attack_and_level_with_the_same_clean_p
 
 
 def test_the_page_of_rivals_says_what_may_not_be_compared_and_what_went_wrong(rival_data):
-    page = report.render(rival_data, {})
+    told = page.render(rival_data, {})
     for text in (
         "aer (reconstruction)",
         "The difficulty weights are ours.",
@@ -797,7 +803,7 @@ def test_the_page_of_rivals_says_what_may_not_be_compared_and_what_went_wrong(ri
         "entropy has stayed low; look at view.step_size",
         "Under attack after training",
     ):
-        assert text in page
+        assert text in told
 
 
 @pytest.mark.parametrize(
@@ -806,7 +812,7 @@ def test_the_page_of_rivals_says_what_may_not_be_compared_and_what_went_wrong(ri
 def test_no_alarm_and_no_record_of_alarms_are_told_apart(tmp_path, alarms, sentence):
     write_sweep(tmp_path, steps=4, problems=2, alarms=alarms)
     data = load.load_sweep(tmp_path)
-    assert sentence in report.render(data, {})
+    assert sentence in page.render(data, {})
     wrong = {"no alarms recorded"} if alarms is None else {"nothing"}
     assert set(tables.summary_table(data)["went wrong"]) == wrong
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from analysis import arms, contrasts, load, provenance, report, tables
+from analysis import arms, contrasts, load, page, provenance, report, tables
 from saei import schema
 from tests.fake_results import fake_id, write_sweep
 
@@ -75,8 +75,8 @@ def test_the_command_refuses_a_mixed_sweep_with_code_2_before_it_builds(folder, 
 
 def test_the_page_says_what_is_mixed(folder):
     ran(folder, "SaEI", 0, git_sha="fedcba9876543210")
-    page = report.render(load.load_sweep(folder.parent), {})
-    assert "The trials ran 2 versions of the code: 0123456789ab: 5 trials" in page
+    told = page.render(load.load_sweep(folder.parent), {})
+    assert "The trials ran 2 versions of the code: 0123456789ab: 5 trials" in told
 
 
 def test_arms_that_a_search_gave_up_have_no_verdict_and_no_part_in_the_adjustment(folder):
