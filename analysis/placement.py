@@ -23,6 +23,9 @@ GRID = 24
 REGIONS = ("strokes", "edges", "background")
 EDGE = 0.25
 """A pixel is at an edge where the brightness within one pixel of it spans this share of the image's whole range."""
+MOST_STRIPS = 60
+"""Of an arm, that are read: large images take a tenth of a second each."""
+DAMAGED = "damaged"
 FLAT = 8
 """Grey levels: an image that spans less shows nothing, and all of it is background."""
 COLUMNS = ("touched", "size", "alike", *(f"{what} {region}" for region in REGIONS for what in ("share", "change")))
@@ -37,10 +40,13 @@ class Placement:
     change: np.ndarray
 
 
-def placements(strips: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """`SweepData.strips()` -> its columns with `placement` for `path`, and how many files were no strips."""
+def placements(strips: pd.DataFrame) -> pd.DataFrame:
+    """`SweepData.strips()` -> its columns with `placement` for `path`: at most MOST_STRIPS of an arm, over its run.
+
+    Files that are no strips are left out; `frame.attrs[DAMAGED]` is how many.
+    """
     rows, damaged = [], 0
-    for row in strips.itertuples(index=False):
+    for row in _thinned(strips).itertuples(index=False):
         try:
             strip = read_strip(row.path)
         except ValueError:
@@ -51,7 +57,18 @@ def placements(strips: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     frame = pd.DataFrame(rows, columns=[*(c for c in strips.columns if c != "path"), "placement"])
     if isinstance(strips["arm"].dtype, pd.CategoricalDtype):
         frame["arm"] = frame["arm"].astype(strips["arm"].dtype)
-    return frame, damaged
+    frame.attrs[DAMAGED] = damaged
+    return frame
+
+
+def _thinned(strips: pd.DataFrame) -> pd.DataFrame:
+    """At most MOST_STRIPS rows of each arm, equally far apart in the order of steps and seeds."""
+    ordered = strips.sort_values(["step", "seed"], kind="stable")
+    place = ordered.groupby("arm", observed=True).cumcount()
+    count = ordered.groupby("arm", observed=True)["step"].transform("size").clip(lower=1)
+    most = np.minimum(count, MOST_STRIPS)
+    # the first row of each of `most` equal parts
+    return ordered[(place * most) // count != ((place - 1) * most) // count].sort_index()
 
 
 def placement(clean: np.ndarray, moved: np.ndarray) -> Placement:

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.placement import REGIONS, placements
+from analysis.placement import DAMAGED, REGIONS
 from analysis.strip_text import plain
 from analysis.style import STYLE, Sentence
 
@@ -28,13 +28,13 @@ CHANCE = "random_sign"
 """The view that keeps the size of EgAS's change at every pixel and draws its sign."""
 
 
-def where_on_the_image(strips: pd.DataFrame) -> Figure | Sentence:
-    """`SweepData.strips()`: an arm a row; share of touched pixels (where not all are), signed change, that by region.
+def where_on_the_image(measured: pd.DataFrame) -> Figure | Sentence:
+    """`placement.placements`: an arm a row; share of touched pixels (where not all are), signed change, that by region.
 
     Averages over an arm's strips. At most MOST_ARMS arms, the random control last; the title names how many are left
     out.
     """
-    measured, damaged = placements(strips)
+    damaged = measured.attrs.get(DAMAGED, 0)
     if measured.empty:
         return Sentence(f"No strip can be read: {damaged} damaged." if damaged else NOTHING)
     arms = _arms(measured)
@@ -74,9 +74,8 @@ def where_on_the_image(strips: pd.DataFrame) -> Figure | Sentence:
     return figure
 
 
-def where_table(strips: pd.DataFrame) -> pd.DataFrame:
-    """`SweepData.strips()`: a row per arm and view, means over strips; counts of strips and seeds beside them."""
-    measured, _ = placements(strips)
+def where_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """`placement.placements`: a row per arm and view, means over strips; counts of strips and seeds beside them."""
     rows = []
     for (arm, view), own in measured.groupby(["arm", "view"], observed=True, sort=True):
         facts = pd.DataFrame([row.facts for row in own["placement"]]).mean()

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,9 +48,10 @@ NO_PROBE = "No probe here: python -m saei.probe --out results/probe writes one."
 SURE, UNSURE = "#0173b2", "0.55"
 
 
-def probes_in(results: Path) -> list[Path]:
-    """Folders `probe*` of a results folder or one level below it that hold a probe's table, the newest first."""
-    found = {path.parent for pattern in ("", "*/") for path in Path(results).glob(f"{pattern}probe*/{DIFFERENCES}")}
+def probes_in(results: Sequence[Path]) -> list[Path]:
+    """Folders `probe*` of results folders, or one level below, that hold a probe's table, the newest first."""
+    patterns = (f"probe*/{DIFFERENCES}", f"*/probe*/{DIFFERENCES}")
+    found = {path.parent for folder in results for pattern in patterns for path in Path(folder).glob(pattern)}
     return sorted(found, key=lambda folder: (-(folder / DIFFERENCES).stat().st_mtime, str(folder)))
 
 
@@ -70,11 +72,12 @@ def read_probe(folder: Path) -> tuple[pd.DataFrame, str]:
     if lacking or len(table) > MOST_ROWS:
         what = f"it lacks {', '.join(lacking)}" if lacking else f"it has {len(table)} rows, more than {MOST_ROWS}"
         raise ValueError(f"{path} is no table of differences: {what}{again}")
-    frame = table.select([*COLUMNS, *(c for c in ("pairs",) if c in table.column_names)]).to_pandas()
+    frame = table.select(list(COLUMNS)).to_pandas()
     for column, kind in COLUMNS.items():
         if kind == "number" and not pd.api.types.is_numeric_dtype(frame[column]):
             raise ValueError(f"{path}: {column} holds no numbers{again}")
-    frame = frame[frame["metric"].isin(list(PANELS)) & frame["mean"].notna()].reset_index(drop=True)
+    frame = frame[frame["metric"].isin(list(PANELS)) & frame["condition"].notna() & np.isfinite(frame["mean"])]
+    frame = frame.assign(half=frame["half"].where(np.isfinite(frame["half"]))).reset_index(drop=True)
     return frame, _about(Path(folder) / SETTINGS)
 
 
@@ -92,6 +95,7 @@ def effects(folders: Sequence[Path]) -> Figure | Sentence:
     if frame.empty:
         return Sentence(f"{folders[0]} holds no difference that is drawn here.")
     metrics = [metric for metric in PANELS if (frame["metric"] == metric).any()]
+    frame = _sized(frame)
     several = frame["step_size"].dropna().nunique() > 1
     frame = frame.assign(
         row=[_row(*pair, several) for pair in zip(frame["condition"], frame["step_size"], strict=True)]
@@ -108,7 +112,7 @@ def effects(folders: Sequence[Path]) -> Figure | Sentence:
             axes.set_title(title, loc="left", size=8)
         for axes in grid[len(metrics) :]:
             axes.set_visible(False)
-        grid[0].set_yticks(range(len(names)), names, size=8)
+        grid[0].set_yticks(range(len(names)), names)
         grid[0].set_ylim(len(names) - 0.5, -0.5)
         note = f"{about}condition minus {CONTROL}, 95 % intervals; blue: leaves out 0"
         figure.suptitle("\n".join(textwrap.wrap(note, 112)), size=9, color="0.35", x=0.01, ha="left")
@@ -129,6 +133,19 @@ def _panel(axes: Axes, own: pd.DataFrame, names: Sequence[str], factor: float) -
     axes.grid(visible=False, axis="y")
     axes.locator_params(axis="x", nbins=3)
     axes.tick_params(axis="x", labelsize=7)
+    axes.tick_params(axis="y", labelsize=8)
+
+
+def _sized(frame: pd.DataFrame) -> pd.DataFrame:
+    """A condition without a size, whose rows the probe repeats for every step size, once and with no size."""
+    rows = []
+    for _, own in frame.groupby("condition", sort=False):
+        sizes = [size.drop(columns="step_size").reset_index(drop=True) for _, size in own.groupby("step_size")]
+        if len(sizes) > 1 and all(size.equals(sizes[0]) for size in sizes):
+            rows.append(sizes[0].assign(step_size=math.nan))
+        else:
+            rows.append(own)
+    return pd.concat(rows, ignore_index=True)
 
 
 def _row(condition: object, step_size: float, several: bool) -> str:
