@@ -8,6 +8,7 @@ windows of steps, and the axis says so.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import Formatter, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator
 
 from analysis.lines import (
     arm_styles,
@@ -120,11 +121,11 @@ def parts_over_steps(
             axes.set_xlabel("step" if window == 1 else f"step (mean of {window})")
             highest = frame.groupby("arm", observed=True)[column].mean().idxmax()
             axes.set_title(f"{title} (highest: {short(str(highest), 20)})" if behind else title, loc="left")
-            axes.set_ylim(0, 1.04 * max(axes.get_ylim()[1], 1e-6))
+            axes.set_ylim(0, 1.04 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 0.01)
             if form is not None:
                 axes.yaxis.set_major_formatter(form)
         figure.axes[0].set_ylabel(label)
-        notes = [note for note in (seed_note(frame), left_out) if note]
+        notes = [line for note in (seed_note(frame), left_out) if note for line in textwrap.wrap(note, 76)]
         figure.suptitle("\n".join(notes), color="0.35", size=9)
         fullest = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
         legend_below(figure, fullest, behind)
@@ -132,9 +133,18 @@ def parts_over_steps(
 
 
 def panels(
-    frame: pd.DataFrame, lines: Lines, label: str, empty: str, notes: Mapping[str, str] | None = None
+    frame: pd.DataFrame,
+    lines: Lines,
+    label: str,
+    empty: str,
+    notes: Mapping[str, str] | None = None,
+    *,
+    log: bool = False,
 ) -> Figure | Sentence:
-    """Small multiples: one panel per arm with the same axes, the given lines in each; `notes` on some of the arms."""
+    """Small multiples: one panel per arm with the same axes, the given lines in each; `notes` on some of the arms.
+
+    `log`: the y axis is logarithmic, where there is a number above 0; what is 0 falls out of it.
+    """
     if frame.empty:
         return Sentence(empty)
     arms = [arm for arm in arms_of(frame) if (frame["arm"] == arm).any()]
@@ -162,6 +172,10 @@ def panels(
         for axes in grid[max(0, len(arms) - columns) : len(arms)]:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("step" if window == 1 else f"step (mean of {window})")
+        if log and (frame[list({column for _, column, _ in lines})] > 0).any(axis=None):
+            grid[0].set_yscale("log", nonpositive="clip")
+            # the usual one writes powers as formulas
+            grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         fullest = max(grid[: len(arms)], key=lambda axes: len(axes.get_legend_handles_labels()[1]))
         legend_below(figure, fullest)
         figure.supylabel(label, fontsize=10)

@@ -43,7 +43,10 @@ def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
     arms = [arm for arm in arms_of(final) if (final["arm"] == arm).any()]
     styles, dropping = styles_of(final), arms_with(final, "drops_groups")
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 1.4 + (0.24 if crowded(final) else 0.42) * len(arms)), layout="constrained")
+        names = [f"{short(arm, 24)} ({DROPS})" if arm in dropping else short(arm) for arm in arms]
+        # long names beside the axes leave it room
+        width = 6.4 + 0.07 * max(0, max(map(len, names)) - 20)
+        figure = Figure(figsize=(width, 1.4 + (0.24 if crowded(final) else 0.42) * len(arms)), layout="constrained")
         axes = figure.subplots()
         for row, arm in enumerate(arms):
             values = final.loc[final["arm"] == arm, "accuracy"].to_numpy(dtype=float)
@@ -57,7 +60,6 @@ def accuracy_by_arm(final: pd.DataFrame) -> Figure | Sentence:
         # two seeds have an interval 13 deviations wide: let it run out of the picture rather than squeeze the points
         reach = max(0.02, 1.2 * spread)
         axes.set_xlim(max(0.0, middle - reach), min(1.0, middle + reach))
-        names = [f"{short(arm)} ({DROPS})" if arm in dropping else short(arm) for arm in arms]
         axes.set_yticks(range(len(arms)), names)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.grid(axis="x")
@@ -107,7 +109,7 @@ def entropy_by_view(views: pd.DataFrame) -> Figure | Sentence:
 
 
 def entropy_by_band(steps: pd.DataFrame) -> Figure | Sentence:
-    """`steps` table: a panel per arm; thirds of each completion's tokens by entropy, as TsEC ranks them.
+    """`steps` table: a panel per arm; thirds of each completion's tokens by entropy, as TsEC ranks them; log scale.
 
     In groups that were trained on: bands are not known of dropped ones, and the arm's panel says so.
     """
@@ -115,7 +117,7 @@ def entropy_by_band(steps: pd.DataFrame) -> Figure | Sentence:
     lines = [(name, column, lambda rows: rows) for name, column in bands.items()]
     empty = "No entropy per band yet: no run has recorded a step."
     notes = dict.fromkeys(arms_with(steps, "drops_groups"), "trained groups only")
-    return panels(steps, lines, "entropy (nats per token)", empty, notes)
+    return panels(steps, lines, "entropy (nats per token, log scale)", empty, notes, log=True)
 
 
 def attack_gain_over_steps(steps: pd.DataFrame) -> Figure | Sentence:
