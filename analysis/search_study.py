@@ -5,17 +5,21 @@
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
 import math
+import warnings
 
 import numpy as np
-import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import TrialState, create_trial
 
 from analysis import search
 from analysis.parameters import Parameter, is_null
 from analysis.search import Search
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook its progress bar asks for ipywidgets, which nobody needs here
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.trial import TrialState, create_trial
 
 STATES = {
     search.COMPLETE: TrialState.COMPLETE,
