@@ -52,23 +52,31 @@ def read_strip(path: Path) -> Strip:
     or not as `schema.ABOUT` says gives a strip without completions and a note.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.name}: {path.stat().st_size} bytes, a strip has at most {MOST_BYTES}; delete it")
-        with warnings.catch_warnings():
-            # the size is checked here; Pillow's own limit is far higher
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG",)) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    size = f"{image.width} x {image.height} pixels"
-                    raise ValueError(f"{path.name}: {size}, a strip has at most {MOST_PIXELS}; delete it")
-                pixels = np.asarray(image.convert("RGB"))
-                about = image.info.get(schema.ABOUT)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} cannot be read as a PNG ({error}); delete it") from error
+    pixels, about = _opened(path)
     clean, moved = panels(pixels, path.name)
     completions, note = parsed(about)
     return Strip(clean, moved, completions, note)
+
+
+def _opened(path: Path) -> tuple[np.ndarray, Any]:
+    """Pixels and the text of a PNG that is no larger than a strip."""
+    try:
+        size = path.stat().st_size
+        with warnings.catch_warnings():
+            # the size is checked here; Pillow's own limit is far higher
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # opening reads the header alone
+            with Image.open(path, formats=("PNG",)) as image:
+                small = size <= MOST_BYTES and image.width * image.height <= MOST_PIXELS
+                pixels = np.asarray(image.convert("RGB")) if small else np.empty(0)
+                shape, about = f"{image.width} x {image.height} pixels", image.info.get(schema.ABOUT)
+    # Pillow has a ValueError for texts that unpack to more than a megabyte
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read as a PNG ({error}); delete it") from error
+    if not small:
+        most = f"a strip has at most {MOST_PIXELS} pixels and {MOST_BYTES} bytes"
+        raise ValueError(f"{path.name}: {shape} in {size} bytes, {most}; delete it")
+    return pixels, about
 
 
 def panels(pixels: np.ndarray, name: str = "strip") -> tuple[np.ndarray, np.ndarray]:
