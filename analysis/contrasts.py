@@ -12,7 +12,7 @@ from analysis import health, stats, verdicts
 from analysis.arms import reconstructions
 from analysis.load import SweepData
 from analysis.looks import looks
-from analysis.verdicts import BASELINE, IDENTICAL, Diverged, Looks
+from analysis.verdicts import IDENTICAL, Diverged, Looks
 from saei import schema
 
 ON_TOKENS = "compared at equal generated tokens: see figure"
@@ -29,7 +29,8 @@ def compared(data: SweepData) -> pd.DataFrame:
     baseline follows. A pair of which one arm is not in the plan has no row. Arms that a search gave up have no row:
     they have fewer seeds because they did badly.
 
-    The primary row is judged by its own p value; all others are Holm-adjusted as one family. Where one arm of a pair
+    The primary row is judged by its own p value; all others are Holm-adjusted as one family, and what they would take
+    reckons with its size. Where one arm of a pair
     drops groups, their steps are no fair measure: no difference, the verdict ON_TOKENS, no part in the family.
 
     `verdict` is the bare word of `analysis.verdicts`, `words` the whole of it with what stands beside. `looks` counts
@@ -83,12 +84,7 @@ def _judged(data: SweepData, planned: list[tuple[str, str]]) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)
     frame["against"] = [against for _, against in planned]
     frame["primary"] = [pair == primary for pair in planned]
-    family = ~frame["primary"]
-    frame.loc[family, "p_judged"] = stats.holm(frame.loc[family, "p"].tolist())
-    frame["verdict"] = [
-        row.verdict if row.verdict in (BASELINE, ON_TOKENS) else verdicts.word(row.pairs, row.difference, row.p_judged)
-        for row in frame.itertuples()
-    ]
+    frame = stats.judged_together(frame, frame["primary"])
     identical = (frame["low"] == 0) & (frame["high"] == 0)
     frame.loc[identical, ["p_judged", "mde", "seeds_needed"]] = math.nan
     frame.loc[identical, "verdict"] = IDENTICAL

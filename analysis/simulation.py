@@ -1,195 +1,176 @@
-"""Are our intervals and verdicts what they say? Made-up sweeps through the real `stats.compare_arms`.
+"""Are our intervals and verdicts what they say? Made-up sweeps through the functions that judge real ones.
 
-    python -m analysis.simulation
+    python -m analysis.simulation [--out analysis/coverage.json]
 
-A made-up sweep: each problem has a difficulty (logit, normal), each training seed shifts all problems of both arms
-(what pairing removes) and each run its own (what it does not), and k completions a problem are drawn. The standard
-deviations are those of Variances; `measured` finds them in a finished sweep.
+Every check is run with the variances measured on a real sweep and with harsher ones (`analysis.variances`). `--out`
+writes the rates that reports quote; without it they are printed only. It takes some minutes.
 """
 
-# pandas carries no types that a checker can follow
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-
+import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
-from scipy.special import expit
-from scipy.stats import binomtest
+import tyro
 
-from analysis import stats
-from analysis.bootstrap import interquartile_mean, seed_bootstrap
+from analysis import coverage, stats, verdicts
+from analysis.bootstrap import interquartile_mean, percentile_interval
 from analysis.checkpoint_pair import sampled_pair
+from analysis.coverage import Rate
+from analysis.made_up import made_up_scores, shift_for, true_difference
+from analysis.variances import VARIANCES, Variances, difference_sd
+from analysis.whole import write_whole
 
-ARM, BASELINE = "arm", "baseline"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variances:
-    """In logits, but for counts. The defaults give 62 % accuracy and per-seed differences of sd 1.9 points."""
-
-    mean: float = 0.8
-    problem: float = 2.0
-    seed: float = 0.15
-    run: float = 0.09
-    problems: int = 256
-    completions: int = 8
+Generator = np.random.Generator
+LOOKS = (3, 5, 10)
+"""Seeds at which a sweep that grows is looked at."""
+RESAMPLES = 1_000
+PROBLEMS_PER_FIGURE = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rate:
-    """`hits` of `tries`, with the 95 % (Clopper-Pearson) interval of the true rate."""
+class Check:
+    """A claim about made-up sweeps: `hit` draws one and says whether it came true; `tries` are drawn for the file."""
 
-    hits: int
-    tries: int
-
-    @property
-    def share(self) -> float:
-        return self.hits / self.tries
-
-    def __str__(self) -> str:
-        interval = binomtest(self.hits, self.tries).proportion_ci(method="exact")
-        return (
-            f"{100 * self.share:5.1f} %  ({100 * interval.low:.1f} to {100 * interval.high:.1f}; {self.tries} sweeps)"
-        )
+    name: str
+    hit: Callable[[Generator, Variances, int, float], bool]
+    seeds: tuple[int, ...]
+    points: float = 0.0
+    tries: int = 1000
 
 
-def made_up_runs(
-    generator: np.random.Generator, variances: Variances, seeds: int, shift: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per-problem mean@k of the arm and of the baseline, each (seeds, problems); `shift` in logits moves the arm."""
-    v = variances
-    problem = generator.normal(v.mean, v.problem, v.problems)
-    seed = generator.normal(0, v.seed, (seeds, 1))
-    own = generator.normal(0, v.run, (2, seeds, 1))
-    return tuple(  # pyright: ignore[reportReturnType]
-        generator.binomial(v.completions, expit(problem + seed + run + moved)) / v.completions
-        for run, moved in ((own[0], shift), (own[1], 0.0))
-    )
+def differences(generator: Generator, v: Variances, seeds: int, points: float) -> list[float]:
+    """Per-seed differences of an arm that is `points` better than its baseline."""
+    baseline, arm = made_up_scores(generator, v, 1, seeds, shift_for(points, v))
+    return (arm - baseline).tolist()
 
 
-def true_difference(variances: Variances, shift: float) -> float:
-    """Expected accuracy difference of a `shift` in logits, over all problems, seeds and runs."""
-    v = variances
-    spread = np.sqrt(v.problem**2 + v.seed**2 + v.run**2)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(81)
-    weights = weights / weights.sum()
-    return float(weights @ (expit(v.mean + shift + spread * nodes) - expit(v.mean + spread * nodes)))
+def judged(values: list[float]) -> str:
+    """The word for a primary contrast with these per-seed differences."""
+    return verdicts.word(len(values), float(np.mean(values)), stats.p_value(values))
 
 
-def shift_for(points: float, variances: Variances) -> float:
-    """The logits that move accuracy by `points` percentage points."""
-    grid = np.linspace(0, 3, 3001)
-    return float(np.interp(points / 100, [true_difference(variances, x) for x in grid[::10]], grid[::10]))
+def interval_holds(generator: Generator, v: Variances, seeds: int, points: float) -> bool:
+    """Does the t interval over seeds hold the true difference?"""
+    found = stats.t_interval(differences(generator, v, seeds, points))
+    return found.low <= true_difference(v, shift_for(points, v)) <= found.high
 
 
-def judged(arm: np.ndarray, baseline: np.ndarray) -> pd.Series:
-    """The row that `stats.compare_arms` gives the arm as the primary contrast."""
-    rows = [
-        {"arm": name, "seed": seed, "accuracy": float(run.mean()), "item_set": 0}
-        for name, runs in ((ARM, arm), (BASELINE, baseline))
-        for seed, run in enumerate(runs)
-    ]
-    table = stats.compare_arms(pd.DataFrame(rows), arms=[BASELINE, ARM], baseline=BASELINE, primary=ARM)
-    return table.set_index("arm").loc[ARM]
+def called_better(generator: Generator, v: Variances, seeds: int, points: float) -> bool:
+    """Is the arm called better?"""
+    return judged(differences(generator, v, seeds, points)) == verdicts.BETTER
 
 
-def coverage_of_method(seeds: int, sweeps: int, points: float = 2.0, variances: Variances | None = None) -> Rate:
-    """How often the 95 % interval over seeds holds the true difference."""
-    v = variances or Variances()
-    generator, shift = np.random.default_rng(seeds), shift_for(points, v)
-    truth = true_difference(v, shift)
-    rows = [judged(*made_up_runs(generator, v, seeds, shift)) for _ in range(sweeps)]
-    return Rate(hits=sum(row["low"] <= truth <= row["high"] for row in rows), tries=sweeps)
+def any_of_eight_called_better(generator: Generator, v: Variances, seeds: int, points: float) -> bool:
+    """Is any of eight equal arms called better: the primary contrast by its own p, the others after Holm?"""
+    baseline, *arms = made_up_scores(generator, v, 8, seeds, shift_for(points, v))
+    found = [(arm - baseline).tolist() for arm in arms]
+    p_values = [stats.p_value(values) for values in found]
+    judged_by = [p_values[0], *stats.holm(p_values[1:])]
+    words = [verdicts.word(seeds, float(np.mean(values)), p) for values, p in zip(found, judged_by, strict=True)]
+    return verdicts.BETTER in words
 
 
-def share_of_verdict(word: str, seeds: int, sweeps: int, points: float, variances: Variances | None = None) -> Rate:
-    """How often a true difference of `points` is given the verdict `word`."""
-    v = variances or Variances()
-    generator, shift = np.random.default_rng(1000 + seeds), shift_for(points, v)
-    rows = [judged(*made_up_runs(generator, v, seeds, shift)) for _ in range(sweeps)]
-    return Rate(hits=sum(row["verdict"] == word for row in rows), tries=sweeps)
+def better_at_any_look(generator: Generator, v: Variances, seeds: int, points: float) -> bool:
+    """Is the arm called better at any of LOOKS, seeds being added until it is?"""
+    values = differences(generator, v, seeds, points)
+    return any(judged(values[:count]) == verdicts.BETTER for count in LOOKS if count <= seeds)
 
 
-def false_winners(arms: int, seeds: int, sweeps: int, variances: Variances | None = None) -> Rate:
-    """How often a sweep of `arms` that are all the baseline calls any of them better; one is the primary contrast."""
-    v = variances or Variances()
-    generator = np.random.default_rng(4000 + arms)
-    names = [f"{ARM}{number}" for number in range(arms)]
-    hits = 0
-    for _ in range(sweeps):
-        problem = generator.normal(v.mean, v.problem, v.problems)
-        seed = generator.normal(0, v.seed, (seeds, 1))
-        own = generator.normal(0, v.run, (arms + 1, seeds, 1))
-        scored = (generator.binomial(v.completions, expit(problem + seed + own)) / v.completions).mean(axis=2)
-        rows = [
-            {"arm": name, "seed": number, "accuracy": float(value), "item_set": 0}
-            for name, runs in zip([BASELINE, *names], scored, strict=True)
-            for number, value in enumerate(runs)
-        ]
-        table = stats.compare_arms(pd.DataFrame(rows), arms=[BASELINE, *names], baseline=BASELINE, primary=names[0])
-        hits += bool((table["verdict"] == stats.BETTER).any())
-    return Rate(hits=hits, tries=sweeps)
+def bootstrap_holds(statistic: Callable[..., Any]) -> Callable[[Generator, Variances, int, float], bool]:
+    """Does the percentile bootstrap over seeds hold the truth? Without a difference, mean and IQM are both 0."""
+
+    def holds(generator: Generator, v: Variances, seeds: int, points: float) -> bool:
+        found = percentile_interval(differences(generator, v, seeds, points), statistic, resamples=RESAMPLES)
+        return found.low <= true_difference(v, shift_for(points, v)) <= found.high
+
+    return holds
 
 
-def coverage_of_bootstrap(seeds: int, sweeps: int, variances: Variances | None = None) -> dict[str, Rate]:
-    """The percentile bootstrap over seeds of mean and IQM of the difference; the difference's law is symmetric."""
-    v = variances or Variances()
-    generator = np.random.default_rng(2000 + seeds)
-    hits = {"mean": 0, "IQM": 0}
-    for _ in range(sweeps):
-        arm, baseline = made_up_runs(generator, v, seeds)
-        differences = (arm.mean(axis=1) - baseline.mean(axis=1)).tolist()
-        for name, statistic in (("mean", lambda x: float(np.mean(x))), ("IQM", interquartile_mean)):
-            found = seed_bootstrap(differences, statistic, resamples=1000)
-            hits[name] += found.low <= 0 <= found.high
-    return {name: Rate(hits=count, tries=sweeps) for name, count in hits.items()}
+def items_hold(told: bool) -> Callable[[Generator, Variances, int, float], bool]:
+    """Two equally good checkpoints: does the interval over items hold 0, with the figures told, or each its own?
 
-
-def coverage_of_pair(sweeps: int, share: int = 1, variances: Variances | None = None) -> tuple[Rate, Rate]:
-    """Two checkpoints that are equally good on all possible problems: how often the interval over items holds 0.
-
-    First with the figures told, then as if every problem had its own. `share` problems have one figure, which the two
-    checkpoints read differently (sd of 1 logit each).
+    PROBLEMS_PER_FIGURE problems have one figure, which the two checkpoints read differently (sd of 1 logit each).
     """
-    v = variances or Variances()
-    generator = np.random.default_rng(3000 + share)
-    figures = np.arange(v.problems) // share
-    told = ignored = 0
-    for _ in range(sweeps):
+
+    def holds(generator: Generator, v: Variances, seeds: int, points: float) -> bool:
+        figures = np.arange(v.problems) // PROBLEMS_PER_FIGURE
         problem = generator.normal(v.mean, v.problem, v.problems)
         read = generator.normal(0, 1.0, (2, v.problems))[:, figures]
-        first, second = generator.binomial(v.completions, expit(problem + read)) / v.completions
-        clustered = sampled_pair(first.tolist(), second.tolist(), figures.tolist())
-        alone = sampled_pair(first.tolist(), second.tolist(), range(v.problems))
-        told += clustered.low <= 0 <= clustered.high
-        ignored += alone.low <= 0 <= alone.high
-    return Rate(hits=told, tries=sweeps), Rate(hits=ignored, tries=sweeps)
+        right = generator.binomial(v.completions, 1 / (1 + np.exp(-problem - read))) / v.completions
+        clusters = figures.tolist() if told else range(v.problems)
+        pair = sampled_pair(right[0].tolist(), right[1].tolist(), clusters)
+        return pair.low <= 0 <= pair.high
+
+    return holds
 
 
-def main() -> int:
-    v = Variances()
-    one, other = made_up_runs(np.random.default_rng(9), v, 4000)
-    spread = 100 * float(np.std(one.mean(axis=1) - other.mean(axis=1)))
-    print(f"variances: {v}\nsd of a per-seed difference: {spread:.2f} points\n")
-    for seeds in (3, 5, 10):
-        _line(f"95 % interval over {seeds} seeds holds the true difference", coverage_of_method(seeds, 2000))
-    for seeds in (3, 5, 10):
-        _line(f"no difference, {seeds} seeds: called better", share_of_verdict(stats.BETTER, seeds, 1000, 0))
-    _line("8 arms without difference, 5 seeds: any called better", false_winners(8, 5, 1000))
-    _line("+5 points, 10 seeds: called better", share_of_verdict(stats.BETTER, 10, 1000, 5))
-    for name, rate in coverage_of_bootstrap(10, 2000).items():
-        _line(f"95 % bootstrap over 10 seeds, {name}: holds 0", rate)
-    for share in (1, 4):
-        told, ignored = coverage_of_pair(1000, share)
-        _line(f"checkpoint pair, {share} problem(s) a figure: holds 0", told)
-        _line("  the same with figures ignored", ignored)
+CHECKS = (
+    Check(name=coverage.METHOD, hit=interval_holds, seeds=(3, 5, 10), points=2.0, tries=2000),
+    Check(name=coverage.NULL, hit=called_better, seeds=(3, 5, 10)),
+    Check(name=coverage.NULL_OF_EIGHT, hit=any_of_eight_called_better, seeds=(3, 5, 10), tries=4000),
+    Check(name=coverage.PLANTED, hit=called_better, seeds=(3, 5, 10), points=5.0),
+    Check(name=coverage.PEEKED, hit=better_at_any_look, seeds=(10,), tries=2000),
+    Check(name=coverage.MEAN_BOOTSTRAP, hit=bootstrap_holds(np.mean), seeds=(3, 5, 10, 20), tries=2000),
+    Check(name=coverage.IQM_BOOTSTRAP, hit=bootstrap_holds(interquartile_mean), seeds=(3, 5, 10, 20), tries=2000),
+    Check(name=coverage.ITEMS, hit=items_hold(told=True), seeds=(1,)),
+    Check(name=coverage.ITEMS_ALONE, hit=items_hold(told=False), seeds=(1,)),
+)
+
+
+def rate(check: Check, v: Variances, seeds: int, tries: int, stream: int = 0) -> Rate:
+    """How often the check came true in `tries` made-up sweeps; `stream` names an independent repetition."""
+    generator = np.random.default_rng([stream, seeds, *check.name.encode()])
+    hits = sum(check.hit(generator, v, seeds, check.points) for _ in range(tries))
+    return Rate(hits=hits, tries=tries)
+
+
+def simulate(say: Callable[[str], None]) -> dict[str, Any]:
+    """All checks under all variances: the content of `coverage.json`, each line said as it is known."""
+    rows = []
+    for name, v in VARIANCES.items():
+        say(f"\n{name}: {v}\nsd of a per-seed difference: {100 * difference_sd(v):.2f} points\n")
+        for check in CHECKS:
+            for seeds in check.seeds:
+                found = rate(check, v, seeds, check.tries)
+                facts = {"check": check.name, "variances": name, "seeds": seeds, "points": check.points}
+                rows.append({**facts, "hits": found.hits, "tries": found.tries})
+                say(
+                    f"{check.name}; {seeds} {'seed' if seeds == 1 else 'seeds'}, {check.points:+g} points".ljust(72)
+                    + f" {found}"
+                )
+    return {
+        "command": "python -m analysis.simulation --out analysis/coverage.json",
+        "settings": {
+            "looks": list(LOOKS),
+            "resamples": RESAMPLES,
+            "problems_per_figure": PROBLEMS_PER_FIGURE,
+            "confidence": stats.CONFIDENCE,
+            "alpha": verdicts.ALPHA,
+        },
+        "variances": {
+            name: {**asdict(v), "difference_sd_points": round(100 * difference_sd(v), 3)}
+            for name, v in VARIANCES.items()
+        },
+        "rows": rows,
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationArguments:
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the rates there, as JSON."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    settings = tyro.cli(SimulationArguments, args=arguments, prog="python -m analysis.simulation", description=__doc__)
+    document = simulate(lambda line: print(line, flush=True))
+    if settings.out:
+        write_whole(settings.out, json.dumps(document, indent=1) + "\n")
     return 0
-
-
-def _line(what: str, rate: Rate) -> None:
-    print(f"{what:<56} {rate}", flush=True)
 
 
 if __name__ == "__main__":

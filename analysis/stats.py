@@ -22,10 +22,9 @@ from math import comb
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 
 from analysis.load import ARM_FACTS
-from analysis.verdicts import ALPHA, BASELINE, SEEDS_FOR_P, word
+from analysis.verdicts import ALPHA, BASELINE, NO_PAIR, SEEDS_FOR_P, word
 from saei.schema import FINISHED, GREEDY, SAMPLED
 
 CONFIDENCE, POWER = 0.95, 0.8
@@ -86,31 +85,36 @@ def power(effect: float, sd: float, seeds: int, alpha: float = ALPHA) -> float:
     return float(upper + (0.0 if math.isnan(lower) else lower))
 
 
-def minimum_detectable(sd: float, seeds: int, target: float = POWER) -> float:
-    """Smallest true difference found with probability `target`; NaN under two seeds."""
+def minimum_detectable(sd: float, seeds: int, target: float = POWER, alpha: float = ALPHA) -> float:
+    """Smallest true difference that a test at `alpha` finds with probability `target`; NaN under two seeds."""
     if seeds < 2 or math.isnan(sd):
         return math.nan
-    return sd * _detectable_in_sd(seeds, target)
+    return sd * _detectable_in_sd(seeds, target, alpha)
 
 
 @lru_cache
-def _detectable_in_sd(seeds: int, target: float) -> float:
-    return float(optimize.brentq(lambda effect: power(effect, 1.0, seeds) - target, 1e-6, 50.0))  # pyright: ignore[reportArgumentType]
+def _detectable_in_sd(seeds: int, target: float, alpha: float) -> float:
+    # a true difference of three times the critical value is found with more than 99 %
+    most = 3 * (float(stats.t.ppf(1 - alpha / 2, seeds - 1)) + 1) / math.sqrt(seeds)
+    return float(optimize.brentq(lambda effect: power(effect, 1.0, seeds, alpha) - target, 1e-6, most))  # pyright: ignore[reportArgumentType]
 
 
-def seeds_needed(effect: float, sd: float, target: float = POWER) -> float:
-    """Fewest seeds (at least 3) that find a true difference `effect` with probability `target`; inf beyond 10,000."""
+def seeds_needed(effect: float, sd: float, target: float = POWER, alpha: float = ALPHA) -> float:
+    """Fewest seeds (at least 3) whose test at `alpha` finds a true difference `effect` with probability `target`.
+
+    math.inf beyond MOST_SEEDS.
+    """
     if math.isnan(sd) or effect == 0:
         return math.inf
     if sd == 0:
         return SEEDS_FOR_P
     # where a normal test would be; the t test needs a few more, so the search is short
     in_sd = abs(effect) / sd
-    normal = (stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(target)) / in_sd
+    normal = (stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(target)) / in_sd
     seeds = max(SEEDS_FOR_P, math.floor(min(normal**2, MOST_SEEDS)))
-    while seeds <= MOST_SEEDS and power(in_sd, 1.0, seeds) < target:
+    while seeds <= MOST_SEEDS and power(in_sd, 1.0, seeds, alpha) < target:
         seeds += 1
-    while seeds > SEEDS_FOR_P and power(in_sd, 1.0, seeds - 1) >= target:
+    while seeds > SEEDS_FOR_P and power(in_sd, 1.0, seeds - 1, alpha) >= target:
         seeds -= 1
     return seeds if seeds <= MOST_SEEDS else math.inf
 
@@ -131,15 +135,18 @@ def of_differences(values: Sequence[float]) -> Difference:
     return Difference(
         interval=interval,
         sd=sd,
-        p=_p_value(interval.mean, sd, seeds),
+        p=p_value(differences.tolist()),
         mde=minimum_detectable(sd, seeds),
         seeds_needed=seeds_needed(interval.mean, sd) if seeds > 1 else math.inf,
     )
 
 
-def _p_value(mean: float, sd: float, seeds: int) -> float:
+def p_value(values: Sequence[float]) -> float:
+    """Two-sided t test of per-seed differences against 0; NaN under SEEDS_FOR_P of them."""
+    seeds = len(values)
     if seeds < SEEDS_FOR_P:
         return math.nan
+    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
     if sd == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stats.t.sf(abs(mean) / sd * math.sqrt(seeds), seeds - 1))
@@ -147,9 +154,12 @@ def _p_value(mean: float, sd: float, seeds: int) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjustment; NaN (no p value) stays NaN and is not counted."""
-    given = [p for p in p_values if not math.isnan(p)]
-    adjusted = iter(multipletests(given, method="holm")[1]) if given else iter(())
-    return [p if math.isnan(p) else float(next(adjusted)) for p in p_values]
+    # by hand, as statsmodels' multipletests collects the interpreter's garbage in every call: half a second
+    array = np.asarray(p_values, dtype=float)
+    order = np.argsort(array)[: int((~np.isnan(array)).sum())]  # NaN sorts last
+    adjusted = array.copy()
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(array[order] * np.arange(len(order), 0, -1)))
+    return adjusted.tolist()
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -206,17 +216,34 @@ def compare_arms(final: pd.DataFrame, *, arms: Sequence[str], baseline: str, pri
         own = final.loc[final["arm"] == arm, "accuracy"]
         difference = of_differences(paired_values(final, arm, baseline).tolist())
         rows.append({"arm": arm, "seeds": len(own), "score": own.mean(), "difference": difference})
-    others = [row for row in rows if row["arm"] not in (primary, baseline)]
-    adjusted = dict(zip([row["arm"] for row in others], holm([row["difference"].p for row in others]), strict=True))
-    return pd.DataFrame([_flat(row, baseline, adjusted) for row in rows])
+    frame = pd.DataFrame([_flat(row, baseline) for row in rows], columns=list(COMPARED_COLUMNS))
+    return judged_together(frame, frame["arm"].isin([primary, baseline]))
 
 
-def _flat(row: dict, baseline: str, adjusted: dict[str, float]) -> dict:
+def judged_together(frame: pd.DataFrame, alone: pd.Series) -> pd.DataFrame:
+    """COMPARED_COLUMNS with `p_judged`, what it would take, and the verdict, as one table; rows `alone` as they are.
+
+    The p values of the others are Holm-adjusted. What they would take is for a test at ALPHA over the size of that
+    family, which the smallest p must pass: a little too much for the others.
+    """
+    frame = frame.copy()
+    frame.loc[~alone, "p_judged"] = holm(frame.loc[~alone, "p"].tolist())
+    family = ~alone & frame["p"].notna()
+    alpha = ALPHA / max(1, int(family.sum()))
+    for row in frame[family].itertuples():
+        frame.loc[row.Index, "mde"] = minimum_detectable(row.sd, row.pairs, alpha=alpha)
+        frame.loc[row.Index, "seeds_needed"] = seeds_needed(row.difference, row.sd, alpha=alpha)
+    compared = frame["difference"].notna() | (frame["verdict"] == NO_PAIR)
+    said = [word(row.pairs, row.difference, row.p_judged) for row in frame[compared].itertuples()]
+    frame.loc[compared, "verdict"] = said
+    return frame
+
+
+def _flat(row: dict, baseline: str) -> dict:
     difference: Difference = row.pop("difference")
     if row["arm"] == baseline:
         empty = dict.fromkeys(("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed"), math.nan)
         return {**row, "pairs": 0, **empty, "verdict": BASELINE}
-    judged = adjusted.get(row["arm"], difference.p)
     return {
         **row,
         "pairs": difference.interval.count,
@@ -225,10 +252,10 @@ def _flat(row: dict, baseline: str, adjusted: dict[str, float]) -> dict:
         "high": difference.interval.high,
         "sd": difference.sd,
         "p": difference.p,
-        "p_judged": judged,
+        "p_judged": difference.p,
         "mde": difference.mde,
         "seeds_needed": difference.seeds_needed,
-        "verdict": word(difference.interval.count, difference.interval.mean, judged),
+        "verdict": word(difference.interval.count, difference.interval.mean, difference.p),
     }
 
 
