@@ -39,7 +39,7 @@ NOT_A_VERDICT = "over problems of a few seeds: no verdict on a method"
 def pair_of(data: SweepData) -> tuple[str, str] | None:
     """The planned pair, or the first two arms of a sweep without one; None under two arms."""
     planned = [str(arm) for arm in data.plan.get("primary_contrast") or []]
-    if len(planned) == 2 and set(planned) <= set(data.arms):
+    if len(set(planned)) == 2 and set(planned) <= set(data.arms):
         return planned[0], planned[1]
     return (data.arms[1], data.arms[0]) if len(data.arms) > 1 else None
 

@@ -161,6 +161,6 @@ def _about(path: Path) -> str:
         return ""
     if not isinstance(tree, dict):
         return ""
-    parts = [plain(str(tree["model"]), 60)] * ("model" in tree)
-    parts += [f"{plain(str(tree['problems']), 12)} problems"] * ("problems" in tree)
+    parts = [plain(str(tree["model"]), 60)] if "model" in tree else []
+    parts += [f"{plain(str(tree['problems']), 12)} problems"] if "problems" in tree else []
     return f"{', '.join(parts)}: " if parts else ""
