@@ -26,6 +26,8 @@ MOST_ALONE = 6
 """Arms beside the curves that are drawn; with more only their number is told."""
 BESIDE = 7.0
 """Points between the marks of arms of one size."""
+NOTHING = 1e-6
+"""Nats: smaller gains are rounding, and drawn as the 0 that they are."""
 GAIN_LABEL = "entropy, moved minus clean (nats)"
 
 
@@ -91,6 +93,8 @@ def gain_by_arm(gained: pd.DataFrame) -> Figure | Sentence:
             axes.set_title(title, loc="left")
             axes.set_xlabel(GAIN_LABEL)
             axes.locator_params(axis="x", nbins=5)
+            if gained[column].abs().max() < NOTHING:
+                axes.set_xlim(-1000 * NOTHING, 1000 * NOTHING)
         panels[0].set_yticks(range(len(arms)), [_with_size(gained, arm) for arm in arms])
         panels[0].set_ylim(len(arms) - 0.5, -0.5)
         figure.suptitle(_runs_note(gained), color="0.35", size=9, x=0.01, ha="left")
@@ -142,6 +146,8 @@ def _shifts(places: pd.Series, lines: Mapping[str, Sequence[str]]) -> dict[str, 
 def _reach(axes: Axes, values: pd.Series) -> None:
     """Limits around the runs and 0: an interval of two seeds is 13 deviations wide and may leave the picture."""
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    if high - low < NOTHING:
+        low, high = -1000 * NOTHING, 1000 * NOTHING
     if high > low:
         axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
 

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.items import ITEM_COLUMNS, paired_items
 from analysis.lines import short
@@ -80,8 +80,9 @@ def accuracy_by_item(items: pd.DataFrame, arm: str, against: str) -> Figure | Se
         centres, thickness = (borders[1:] + borders[:-1]) / 2, 0.8 / (CELLS - 1)
         top.bar(centres, counts.sum(axis=1), thickness, color="0.6")
         right.barh(centres, counts.sum(axis=0), thickness, color="0.6")
-        for axes in (top, right):
-            axes.tick_params(labelsize=8)
+        for axis in (top.yaxis, right.xaxis):
+            axis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+            axis.set_tick_params(labelsize=8)
         top.set_ylabel("problems", size=8)
         seeds = items["seed"].nunique()
         notes = (

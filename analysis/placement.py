@@ -23,6 +23,8 @@ GRID = 24
 REGIONS = ("strokes", "edges", "background")
 EDGE = 0.25
 """A pixel is at an edge where the brightness within one pixel of it spans this share of the image's whole range."""
+LEAST = 0.01
+"""Share of the pixels: the mean over a smaller region is that of single pixels."""
 MOST_STRIPS = 60
 """Of an arm, that are read: large images take a tenth of a second each."""
 DAMAGED = "damaged"
@@ -75,7 +77,7 @@ def placement(clean: np.ndarray, moved: np.ndarray) -> Placement:
     """Measure moved - clean (uint8, height x width x 3).
 
     `touched`: share of pixels of which a channel moved. `size`: mean |change| over pixel channels, grey levels.
-    `share`/`change` of a region: of the pixels, and mean signed change in grey levels (NaN where there is none).
+    `share`/`change` of a region: of the pixels, and mean signed change in grey levels (NaN below LEAST of the pixels).
     """
     change = moved.astype(np.int16) - clean.astype(np.int16)
     touched = (change != 0).any(axis=2)
@@ -83,7 +85,7 @@ def placement(clean: np.ndarray, moved: np.ndarray) -> Placement:
     facts = {"touched": float(touched.mean()), "size": float(np.abs(change).mean()), "alike": _alike(change)}
     for name, mask in regions(clean).items():
         facts[f"share {name}"] = float(mask.mean())
-        facts[f"change {name}"] = float(signed[mask].mean()) if mask.any() else float("nan")
+        facts[f"change {name}"] = float(signed[mask].mean()) if mask.mean() >= LEAST else float("nan")
     return Placement(facts, on_grid(touched), on_grid(signed))
 
 

@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.lines import short
 from analysis.placement import DAMAGED, REGIONS
 from analysis.strip_text import plain
 from analysis.style import STYLE, Sentence
@@ -122,7 +123,7 @@ def _touched(axes: Axes, measured: pd.DataFrame, arm: str) -> object:
 def _name(axes: Axes, own: pd.DataFrame, arm: str) -> None:
     alike = float(pd.Series([row.facts["alike"] for row in own["placement"]]).mean())
     count = f"{len(own)} strip{'s' * (len(own) != 1)}"
-    axes.set_ylabel(f"{plain(arm, 22)}\n{count}\nneighbours {_percent(alike)} alike", size=8)
+    axes.set_ylabel(f"{short(plain(arm, 200), 24)}\n{count}\nneighbours {_percent(alike)} alike", size=8)
 
 
 def _frame(axes: Axes) -> None:

@@ -95,6 +95,15 @@ def test_an_empty_image_is_all_background():
     assert math.isnan(facts["change strokes"])
 
 
+def test_a_region_of_single_pixels_has_no_change_of_its_own():
+    # 225 pixels: a speck of 3 x 3 makes 25 of edges, less the one (0.4 %) that sees ink alone
+    clean = np.full((15, 15), 230)
+    clean[6:9, 6:9] = 20
+    facts = facts_of(clean, clean + 2)
+    assert facts["share strokes"] == pytest.approx(1 / 225) and math.isnan(facts["change strokes"])
+    assert facts["change edges"] == 2
+
+
 def test_images_of_any_size_come_to_one_grid_by_the_mean_of_each_cell():
     # a 4 x 8 image on 2 x 2 cells: each the mean of 2 x 4 pixels
     values = np.zeros((4, 8))
@@ -227,6 +236,16 @@ def test_arms_that_move_text_have_no_place_on_the_axis_of_levels():
     assert isinstance(figure, Figure)
     assert list(lines_drawn(figure.axes[0])) == ["a, b"]
     assert "arms that move text are in the table" in figure.get_suptitle()
+
+
+def test_gains_that_are_rounding_are_drawn_as_zero_on_a_scale_of_thousandths():
+    frame = gained([("a", 0, "x", 2.0, 1e-17, 1e-17), ("b", 0, "x", 4.0, -1e-17, 0.0)])
+    for figure in (attack_figures.gain_by_size(frame), attack_figures.gain_by_arm(frame)):
+        assert isinstance(figure, Figure)
+        limits = [
+            axes.get_ylim() if axes.get_xlabel().startswith("realised") else axes.get_xlim() for axes in figure.axes
+        ]
+        assert all(0.001 <= high <= 0.002 and -0.002 <= low <= -0.001 for low, high in limits)
 
 
 def test_without_an_attack_there_is_a_sentence():
