@@ -67,8 +67,9 @@ def merge_plans(plans: dict[Path, dict[str, Any]], finished: dict[Path, float]) 
     """One plan of all; that of the earliest first launch leads. Every arm, seed and trial of any plan is in it.
 
     `finished`: when the first trial of each folder ended (math.inf: none has). What a plan adds that was first launched
-    after a trial of an earlier one had ended could have been chosen for its result: it is exploratory, and so is what
-    any plan calls so. Raises ValueError where plans decided differently or an arm means different things.
+    after a trial of an earlier one had ended could have been chosen for its result: it is exploratory, a launch that
+    added trials, and so is what any plan calls so. Raises ValueError where plans decided differently or an arm means
+    different things.
     """
     order = sorted(plans, key=lambda root: plans[root].get("first_launch") or 0.0)
     merged = dict(plans[order[0]])
@@ -82,21 +83,38 @@ def merge_plans(plans: dict[Path, dict[str, Any]], finished: dict[Path, float]) 
         for arm in plan["arms"]:
             _refuse_other_meaning(arms.setdefault(arm["name"], arm), arm, where)
         late = (plan.get("first_launch") or 0.0) > min(finished[other] for other in order[:number])
-        hashes = {name: _hash(trial["trial_id"]) for (name, _), trial in trials.items()}
-        for trial in plan["trials"]:
-            if hashes.setdefault(trial["arm"], _hash(trial["trial_id"])) != _hash(trial["trial_id"]):
-                raise ValueError(
-                    f"{where}: arm {trial['arm']} is {hashes[trial['arm']]} in one and {_hash(trial['trial_id'])} in "
-                    "the other, so its settings, data or weights differ; report on the folders one by one"
-                )
-            key = (trial["arm"], trial["seed"])
-            known = trials.get(key)
-            flags = {flag: bool(trial.get(flag) or (known or {}).get(flag)) for flag in ("exploratory", "pruned")}
-            flags["exploratory"] |= late and known is None
-            trials[key] = {**trial, **flags}
+        _add_trials(trials, plan, late=late, where=where)
     merged["arms"], merged["trials"] = list(arms.values()), list(trials.values())
     merged["seeds"] = sorted({seed for plan in plans.values() for seed in plan["seeds"]})
-    return merged
+    earlier_plans = {json.dumps(other.get("settings"), sort_keys=True): other
+                     for plan in plans.values() for other in plan.get("earlier_plans", [])}  # fmt: skip
+    return {**merged, "earlier_plans": list(earlier_plans.values())} if earlier_plans else merged
+
+
+def _add_trials(trials: dict[tuple[str, int], dict[str, Any]], plan: dict[str, Any], *, late: bool, where: str) -> None:
+    """Add a plan's trials to those by (arm, seed); its launches after the first are launches of their own."""
+    hashes = {arm: _hash(trial["trial_id"]) for (arm, _), trial in trials.items()}
+    launches = max((trial.get("launch") or 0 for trial in trials.values()), default=0)
+    for trial in plan["trials"]:
+        arm, key = trial["arm"], (trial["arm"], trial["seed"])
+        if hashes.setdefault(arm, _hash(trial["trial_id"])) != _hash(trial["trial_id"]):
+            raise ValueError(
+                f"{where}: arm {arm} is {_hash(trial['trial_id'])} in the first and {hashes[arm]} in the second, so "
+                "its settings, data or weights differ; report on the folders one by one"
+            )
+        known = trials.get(key)
+        if known is None:
+            added = late or bool(trial.get("exploratory"))
+            entry = {**trial, "exploratory": added}
+            if added and ("launch" in trial or late):
+                entry["launch"] = launches + late + (trial.get("launch") or 0)
+        else:
+            entry = {**known, "exploratory": bool(known.get("exploratory") or trial.get("exploratory"))}
+            if trial.get("exploratory") and not known.get("exploratory") and "launch" in trial:
+                entry["launch"] = launches + trial["launch"]
+        if trial.get("pruned") or (known or {}).get("pruned"):
+            entry["pruned"] = True
+        trials[key] = entry
 
 
 def _refuse_other_decisions(merged: dict[str, Any], plan: dict[str, Any], where: str) -> None:

@@ -1,25 +1,33 @@
-"""Tables of runs, from their parquet parts. A run may be alive: its open part is replaced after every step."""
+"""Tables of one run, from their parquet parts. The run may be alive: its open part is replaced after every step."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from analysis.trials import PART
 from saei import schema
 
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
 FILLS = {("attacks", "image"): 0}
 """What stands for a column that older runs did not write, where null will not do: keys."""
+MOST_CODES = 2**62
 
 
-def read_run_table(folder: Path, name: str, columns: Sequence[str], *, tries: int = 5) -> pa.Table | None:
-    """All parts of one table of one run, or None where it has none.
+def read_run_table(
+    folder: Path, name: str, columns: Sequence[str], *, encoded: Sequence[str] = (), tries: int = 5
+) -> pa.Table | None:
+    """All parts of one table of one run, in the order of their steps, or None where it has none.
 
-    Columns that an older run of the same schema version did not write are null, or a value of FILLS. The run may be
-    alive: a part that vanishes or overlaps while it is being replaced is looked at again. Raises ValueError for rows
-    with equal keys, and for a part that is no whole parquet file.
+    Columns that an older run of the same schema version did not write are null, or a value of FILLS. Texts of the
+    columns `encoded` come as dictionaries. The run may be alive: a part that vanishes or overlaps while it is being
+    replaced is looked at again. Raises ValueError for rows with equal keys, and for a part that is no whole parquet
+    file.
     """
     keys = list(schema.KEYS[name])
     needed = list(dict.fromkeys([*keys, *columns]))
@@ -27,26 +35,73 @@ def read_run_table(folder: Path, name: str, columns: Sequence[str], *, tries: in
         if attempt:
             time.sleep(0.05 * attempt)
         try:
-            parts = [_read_part(path, name, needed) for path in sorted((folder / name).glob("part-*.parquet"))]
+            parts = [_read_part(path, name, needed, encoded) for path in part_paths(folder / name)]
         except FileNotFoundError:
             continue
         if not parts:
             return None
-        table = pa.concat_tables(parts)
-        if not table.select(keys).to_pandas().duplicated().any():
+        table = pa.concat_tables(parts).unify_dictionaries()
+        codes = key_codes(table, keys)
+        if (np.diff(codes) > 0).all() or len(np.unique(codes)) == len(codes):
             return table.select(list(columns))
     raise ValueError(f"{folder / name}: rows with equal keys ({', '.join(keys)}): two parts cover the same steps")
 
 
-def _read_part(path: Path, name: str, columns: Sequence[str]) -> pa.Table:
+def part_paths(folder: Path) -> list[Path]:
+    """The parts of a table in the order of their steps; none where there is no such folder."""
     try:
-        file = pq.ParquetFile(path)
-        present = file.read(columns=[column for column in columns if column in file.schema_arrow.names])
-    except pa.ArrowInvalid as error:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(filter(PART.fullmatch, names))]
+
+
+def fingerprint(folder: Path) -> list[list[str | int]]:
+    """Name, size and time of change (nanoseconds) of each part of a table: what changes when a part does."""
+    facts = ((path.name, path.stat()) for path in part_paths(folder))
+    return [[name, fact.st_size, fact.st_mtime_ns] for name, fact in facts]
+
+
+def _read_part(path: Path, name: str, columns: Sequence[str], encoded: Sequence[str]) -> pa.Table:
+    data = path.read_bytes()  # parts are small: one read is faster than many seeks
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(encoded))
+        there = set(file.schema_arrow.names)
+        present = file.read(columns=[column for column in columns if column in there], use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is no whole parquet file ({error}); copy it again, or delete its run") from error
     for column in columns:
-        if column not in present.column_names:
+        if column not in there:
             kind = TYPES[schema.TABLES[name][column]]
-            fill = pa.scalar(FILLS.get((name, column)), kind)
-            present = present.append_column(column, pa.repeat(fill, len(present)))
+            fill = pa.repeat(pa.scalar(FILLS.get((name, column)), kind), len(present))
+            present = present.append_column(column, fill.dictionary_encode() if column in encoded else fill)
     return present.select(list(columns))
+
+
+def key_codes(table: pa.Table, keys: Sequence[str]) -> np.ndarray:
+    """One int64 per row, equal for rows with equal keys, in the order of the first key.
+
+    Raises ValueError where the keys have too many combinations for 62 bits.
+    """
+    codes, most = np.zeros(len(table), np.int64), 1
+    for key in keys:
+        own, count = _codes(table.column(key))
+        most *= count
+        if most > MOST_CODES:
+            raise ValueError(f"a run with more than 2^62 combinations of {', '.join(keys)}: its keys cannot be checked")
+        codes = codes * count + own
+    return codes
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, int]:
+    """Values as whole numbers from 0, and how many there may be; null is a value of its own."""
+    if len(column) == 0:
+        return np.zeros(0, np.int64), 1
+    if pa.types.is_integer(column.type):
+        filled = pc.fill_null(column, -1).to_numpy()
+        low, high = int(filled.min()), int(filled.max())
+        return filled - low, high - low + 1
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = encoded.unify_dictionaries().combine_chunks()
+    whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    return pc.fill_null(whole.indices, -1).to_numpy().astype(np.int64) + 1, len(whole.dictionary) + 1

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
-import pyarrow as pa
 
-from analysis.parts import read_run_table
+from analysis.sweep_tables import all_columns, read_sweep_table
 from analysis.trials import read_json
 from saei import schema
 
+REPORT_FOLDER = "report"
+"""In a sweep's folder: what is derived from its runs and can be made again."""
 ARM_FACTS = ("in_contrast", "drops_groups")
 """Columns of every table that say of a row's arm whether it is one of the planned pair, and `SweepData.filtering`."""
 
@@ -104,18 +105,28 @@ class SweepData:
         places = ", ".join(map(str, self.results))
         return f"Merged from {places}; {self.in_several} of the trials are in more than one and count once."
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def table(
+        self, name: str, columns: Sequence[str] | None = None, *, trials: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """Rows of one table of all trials, with `arm`, `seed`, `trial_id`, `state` and ARM_FACTS.
 
-        `columns` limits what is read; without it, everything but the completions' texts.
-        Raises ValueError for duplicate keys.
+        `columns` limits what is read; without it, everything but the completions' texts. `trials` (ids) limits the
+        trials. `problems` has one row per evaluation and problem where `eval` has one per completion: a tenth of the
+        rows, which is what large sweeps can afford. Raises ValueError for duplicate keys.
         """
-        wanted = tuple(columns) if columns else tuple(c for c in schema.TABLES[name] if c != "text")
-        if (name, wanted) not in self._tables:
-            frame = _read_sweep_table(self.trials, name, wanted)
+        wanted = tuple(columns) if columns else all_columns(name)
+        key = (name, wanted, None if trials is None else tuple(trials))
+        if key not in self._tables:
+            rows = self.trials if trials is None else self.trials[self.trials["trial_id"].isin(trials)]
+            frame = read_sweep_table(rows, name, wanted, self._kept if trials is None else None)
             facts = {"in_contrast": self.plan.get("primary_contrast") or [], "drops_groups": self.filtering}
-            self._tables[name, wanted] = frame.assign(**{fact: frame["arm"].isin(facts[fact]) for fact in ARM_FACTS})
-        return self._tables[name, wanted]
+            self._tables[key] = frame.assign(**{fact: frame["arm"].isin(facts[fact]) for fact in ARM_FACTS})
+        return self._tables[key]
+
+    @property
+    def _kept(self) -> Path | None:
+        """Folder of the joined tables of finished runs."""
+        return self.results[0] / self.name / REPORT_FOLDER / "tables" if self.results else None
 
     def documents(self, file: str) -> list[dict[str, Any]]:
         """The JSON file `file` of every trial that has it, in trial order, with `trial_id`, `arm` and `seed` added."""
@@ -151,23 +162,3 @@ def trial_frame(rows: list[dict[str, Any]], arms: list[str]) -> pd.DataFrame:
         raise ValueError(f"plan.json plans {twice.iloc[0]['arm']} seed {twice.iloc[0]['seed']} twice")
     frame["arm"] = pd.Categorical(frame["arm"], categories=arms, ordered=True)
     return frame.sort_values(["arm", "seed"], ignore_index=True)
-
-
-def _read_sweep_table(trials: pd.DataFrame, name: str, columns: Sequence[str]) -> pd.DataFrame:
-    tables = []
-    for trial in trials.itertuples():
-        table = read_run_table(trial.folder, name, columns) if trial.folder else None
-        if table is not None:
-            for column in ("trial_id", "seed", "arm", "state"):
-                value = pa.scalar(getattr(trial, column))
-                table = table.add_column(0, column, pa.repeat(value, len(table)).dictionary_encode())
-            tables.append(table)
-    if tables:
-        frame = pa.concat_tables(tables, promote_options="permissive").combine_chunks().to_pandas()
-    else:
-        frame = pd.DataFrame(columns=["state", "arm", "seed", "trial_id", *columns])
-    frame["arm"] = pd.Categorical(frame["arm"].astype(object), categories=trials["arm"].cat.categories, ordered=True)
-    frame["seed"] = frame["seed"].astype("int64")
-    for column in ("state", "trial_id"):
-        frame[column] = frame[column].astype("str")
-    return frame

@@ -1,0 +1,76 @@
+"""The `problems` table: what each evaluation of a run gave on each problem, from the completions in `eval`.
+
+Every figure of accuracy counts a problem once, whatever its number of completions; so this is all that most of them
+need, and a tenth of the rows.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from analysis.parts import key_codes, read_run_table
+
+PROBLEMS = {
+    # one row per evaluated step, split, decoding and problem
+    "step": "int64",
+    "split": "string",
+    "decoding": "string",
+    "problem_id": "string",
+    "kind": "string",
+    "figure": "string",
+    "samples": "int64",  # completions
+    "right": "float64",  # sum of their accuracies
+    "accuracy": "float64",  # their mean
+    "tokens": "int64",  # of all completions together
+    "entropy": "float64",  # nats, temperature 1, mean over all these tokens
+}
+KEY = ("step", "split", "decoding", "problem_id")
+TEXTS = ("split", "decoding", "problem_id", "kind", "figure")
+
+
+def read_run_problems(folder: Path) -> pa.Table | None:
+    """PROBLEMS of one run, None where it has no evaluation. Raises ValueError as `read_run_table`."""
+    rows = read_run_table(folder, "eval", [*KEY, "kind", "figure", "accuracy", "tokens", "entropy"], encoded=TEXTS)
+    return None if rows is None else per_problem(rows)
+
+
+def per_problem(rows: pa.Table) -> pa.Table:
+    """PROBLEMS of the `eval` rows of one run, in the order in which the problems first come."""
+    _, first, inverse = np.unique(key_codes(rows, KEY), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    count = np.bincount(inverse)[order]
+    accuracy, tokens, entropy = (rows.column(name).to_numpy() for name in ("accuracy", "tokens", "entropy"))
+    right = np.bincount(inverse, weights=accuracy)[order]
+    spent = np.bincount(inverse, weights=tokens)[order]
+    with np.errstate(invalid="ignore"):  # a problem without a token has no entropy
+        mean = np.bincount(inverse, weights=entropy * tokens)[order] / spent
+    made = {
+        "samples": count,
+        "right": right,
+        "accuracy": right / count,
+        "tokens": spent.astype(np.int64),
+        "entropy": mean,
+    }
+    named = rows.select([*KEY, "kind", "figure"]).take(first[order])
+    columns = {name: made[name] if name in made else named.column(name) for name in PROBLEMS}
+    return pa.table(columns)
+
+
+def as_problems(items: pd.DataFrame) -> pd.DataFrame:
+    """One row per problem of an evaluation, from a frame of `problems` (as it is) or of completions in `eval`."""
+    if "samples" in items:
+        return items
+    own = [column for column in items.columns if column not in ("accuracy", "tokens", "entropy", "index")]
+    group = [column for column in own if column in ("arm", "seed", "trial_id", *KEY)]
+    rows = items.groupby(group, observed=True, sort=False)
+    frame = rows["accuracy"].agg(samples="size", right="sum", accuracy="mean")
+    if {"tokens", "entropy"} <= set(items.columns):
+        spent = items.assign(weighted=items["entropy"] * items["tokens"]).groupby(group, observed=True, sort=False)
+        frame["tokens"] = spent["tokens"].sum()
+        frame["entropy"] = spent["weighted"].sum(min_count=1) / frame["tokens"]
+    for column in own:
+        if column not in group:
+            frame[column] = rows[column].first()
+    return frame.reset_index()
