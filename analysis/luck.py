@@ -5,6 +5,7 @@
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
 import math
+from functools import lru_cache
 
 from scipy import integrate, stats
 
@@ -31,6 +32,7 @@ def luck(search: Search) -> float:
     return math.sqrt(variance / seeds) * expected_maximum(points)
 
 
+@lru_cache
 def expected_maximum(count: int) -> float:
     """Of so many independent standard normal values."""
 
