@@ -71,7 +71,7 @@ def history(found: Search) -> Figure | Sentence:
             _ring(axes, found, "number")
         _number_points(axes, found, tried)
         axes.set_ylabel(accuracy_label(points))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         titled(axes, _seeds_note(tried), "validation split: the best of many is good in part by luck")
         legend_below(figure, axes)
     return figure
@@ -134,7 +134,7 @@ def slices(found: Search) -> Figure | Sentence:
         for axes in grid[len(found.parameters) :]:
             axes.set_visible(False)
         axes = grid[0]
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         figure.supylabel(accuracy_label(found.points), fontsize=10)
         legend_below(figure, axes)
     return figure
@@ -146,13 +146,18 @@ def _slice(axes: Axes, found: Search, frame: pd.DataFrame, parameter: Parameter)
         number=("number", "first"), value=("value", "first"), score=("accuracy", "mean"), state=("state", "first")
     )
     last = max(1, int(found.points["number"].max()))
+    present = set(found.points.loc[found.points["score"].notna(), "state"])  # in all panels: they share a legend
     for state, look in LOOKS.items():
         own = means[means["state"] == state]
+        if state not in present:
+            continue
         if state == COMPLETE:
             shades = 0.6 - 0.6 * own["number"].to_numpy(dtype=float) / last
             axes.scatter(own["value"], own["score"], c=shades, cmap="gray", vmin=0, vmax=1, s=30, zorder=2.5)
-            axes.plot([], [], linestyle="", marker="o", color="0.2", label="a point, complete (later: darker)")
-        elif len(own) or (found.points["state"] == state).any():
+            axes.plot(
+                [], [], linestyle="", marker="o", color="0.2", label=f"{_noun(found, 1)}, complete (later: darker)"
+            )
+        else:
             axes.plot(own["value"], own["score"], linestyle="", markersize=6, label=NAMES[state], **look)
     _ring(axes, found, parameter)
     _axis(axes, parameter)
@@ -178,7 +183,7 @@ def _axis(axes: Axes, parameter: Parameter) -> None:
     axes.set_xlabel("\n".join(textwrap.wrap(parameter.name, 30)))
     if parameter.categories:
         labels = [textwrap.shorten(text, 16, placeholder="…") for text in parameter.categories]
-        turned = sum(map(len, labels)) > 24
+        turned = sum(map(len, labels)) > 18
         axes.set_xticks(range(len(labels)), labels, **({"rotation": 90} if turned else {}))
         axes.set_xlim(-0.5, len(labels) - 0.5)
         return
@@ -221,8 +226,8 @@ def _no_importance(found: Search) -> str:
     if points >= needed:
         return "No importances: the points do not differ in their scores, or in their settings."
     return (
-        f"No importances yet: {points} {_noun(found, points)} complete or pruned in which all {len(found.parameters)} "
-        f"parameters have a value, and a forest needs {needed} at least."
+        f"No importances yet: {points} {_noun(found, points)} complete or pruned with a value for every parameter, and "
+        f"a forest over {len(found.parameters)} needs {needed} at least."
     )
 
 
