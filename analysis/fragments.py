@@ -47,8 +47,35 @@ def table(frame: pd.DataFrame) -> Markup:
 
 
 def boxed(html: str) -> Markup:
-    """A table from pandas, cleaned, amounts to the right, in a box that scrolls by itself and by keyboard."""
-    return Markup('<div class="wide" role="region" aria-label="table" tabindex="0">' + aligned(clean(html)) + "</div>")
+    """A table from pandas, cleaned, amounts to the right, in a box that scrolls by itself and by keyboard.
+
+    Its caption goes above the box, where it does not scroll away.
+    """
+    text = clean(html)
+    tree = _table_in(text)
+    if tree is None:
+        return _box("table", Markup(text))
+    caption = tree.find("caption")
+    words = "".join(caption.itertext()) if caption is not None else ""
+    if caption is not None:
+        tree.remove(caption)
+    align(tree)
+    above = Markup('<p class="caption">{}</p>').format(words) if words else Markup("")
+    inner = ElementTree.tostring(tree, encoding="unicode", method="html", short_empty_elements=False)
+    return above + _box(words or "table", Markup(inner))
+
+
+def _box(label: str, inner: Markup) -> Markup:
+    return Markup('<div class="wide" role="region" aria-label="{}" tabindex="0">{}</div>').format(label, inner)
+
+
+def _table_in(html: str) -> ElementTree.Element | None:
+    """The cleaned HTML as one table; None where it is anything else."""
+    try:
+        tree = ElementTree.fromstring(html)
+    except ElementTree.ParseError:
+        return None
+    return tree if tree.tag == "table" else None
 
 
 def clean(html: str) -> str:
@@ -57,17 +84,8 @@ def clean(html: str) -> str:
     return bleach.clean(printable(html), tags=TAGS, attributes={})
 
 
-def aligned(html: str) -> str:
-    """Mark the cells of each column that holds amounts only: they line up at the right.
-
-    `html`: cleaned. Where it is not one table it comes back as it is.
-    """
-    try:
-        tree = ElementTree.fromstring(html)
-    except ElementTree.ParseError:
-        return html
-    if tree.tag != "table":
-        return html
+def align(tree: ElementTree.Element) -> None:
+    """Mark the cells of columns that hold amounts only, so that they line up at the right; heads say their scope."""
     body = [list(row) for row in tree.iterfind("tbody/tr")]
     head = [list(row) for row in tree.iterfind("thead/tr")]
     for column in range(max((len(row) for row in body), default=0)):
@@ -79,7 +97,6 @@ def aligned(html: str) -> str:
                 cell.set("class", "amount")
     for cell in (cell for row in head for cell in row):
         cell.set("scope", "col")
-    return ElementTree.tostring(tree, encoding="unicode", method="html", short_empty_elements=False)
 
 
 def output(figure: Figure | plots.Sentence, about: str = "") -> Markup:
@@ -96,9 +113,9 @@ def image(data: str, label: str, width: int | None = None) -> Markup:
     # the header of a PNG: 8 bytes of signature, 8 of chunk, then width and height
     own, height = struct.unpack(">II", base64.b64decode(data[:44])[16:24])
     width = width or max(1, round(own / SHARPNESS))
-    return Markup(
-        '<img class="figure" src="data:image/png;base64,{}" alt="{}" width="{}" height="{}" decoding="async">'
-    ).format(data, printable(label), width, max(1, round(height * width / own)))
+    return Markup('<img class="figure" src="data:image/png;base64,{}" alt="{}" width="{}" height="{}">').format(
+        data, printable(label), width, max(1, round(height * width / own))
+    )
 
 
 def cells(name: str, executed: Executed) -> list[Markup]:

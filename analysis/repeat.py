@@ -44,10 +44,17 @@ def _seeds(data: SweepData) -> int:
 def finishing(data: SweepData) -> str:
     """The command that runs what is missing: the launch that the plan remembers where it covers all trials, else
     `command` with that launch's options on where and how."""
-    launched = shlex.split(data.plan.get("command") or "")
+    launched = _launched(data)
     if launched and _covers(launched, data):
         return shlex.join(launched)
     return shlex.join([*shlex.split(command(data)), *_placed(launched)])
+
+
+def _launched(data: SweepData) -> list[str]:
+    """The words of the launch that the plan remembers; none where it remembers none that a shell could read."""
+    with contextlib.suppress(ValueError):
+        return shlex.split(str(data.plan.get("command") or ""))
+    return []
 
 
 def _covers(launched: list[str], data: SweepData) -> bool:
@@ -80,9 +87,8 @@ def steps(data: SweepData) -> list[tuple[str, str]]:
     commits = list(dict.fromkeys(str(one["git_sha"]) for one in provenance.launches(data) if one.get("git_sha")))
     code = commits[0] if len(commits) == 1 else str(data.plan.get("git_sha") or "")
     found = [("The code", f"git checkout {code}")] if re.fullmatch(r"[0-9a-f]{7,64}", code) else []
-    launched = str(data.plan.get("command") or "")
-    if launched:
-        found.append(("As it was launched last", launched))
+    if _launched(data):
+        found.append(("As it was launched last", shlex.join(_launched(data))))
     if not data.pruned and not is_search(data):
         found.append(("Exactly these arms, seeds and settings", command(data)))
     return [*found, ("This page", report(data))]

@@ -74,7 +74,8 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     is_whole = len(folders) == 1 and not selection
     about = folders[0].resolve() if is_whole else remember(folder, folders, selection)
-    notebooks = execute_all(notebooks_for(data), {"sweep": data.name, "results": str(about)}, folder)
+    parameters = {"sweep": data.name, "results": str(about)}
+    notebooks = execute_all(notebooks_for(data), parameters, folder, source=NOTEBOOKS)
     for path in folder.glob("*.ipynb"):
         if path.stem not in notebooks:
             path.unlink()  # of an older report
