@@ -40,7 +40,8 @@ def read_run_table(
             continue
         if not parts:
             return None
-        table = pa.concat_tables(parts).unify_dictionaries()
+        # thousands of runs of thousands of small chunks take more memory than their rows
+        table = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
         codes = key_codes(table, keys)
         if (np.diff(codes) > 0).all() or len(np.unique(codes)) == len(codes):
             return table.select(list(columns))
@@ -65,8 +66,10 @@ def fingerprint(folder: Path) -> list[list[str | int]]:
 def _read_part(path: Path, name: str, columns: Sequence[str], encoded: Sequence[str]) -> pa.Table:
     data = path.read_bytes()  # parts are small: one read is faster than many seeks
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(encoded))
-        there = set(file.schema_arrow.names)
+        facts = pq.read_metadata(pa.BufferReader(data))
+        there = set(facts.schema.names)
+        known = [column for column in encoded if column in there]
+        file = pq.ParquetFile(pa.BufferReader(data), metadata=facts, read_dictionary=known)
         present = file.read(columns=[column for column in columns if column in there], use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is no whole parquet file ({error}); copy it again, or delete its run") from error
