@@ -12,6 +12,7 @@ would be decided by chance. Prints the verdicts and writes all of it to `card.ht
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +24,15 @@ import tyro
 
 from analysis import card_recipe, card_tolerance, card_words
 from analysis.card_evidence import evidence
-from analysis.card_words import LACKING, SILENT, amount, stands
+from analysis.card_words import LACKING, LINE, SILENT, amount, stands
 from analysis.claims import CLAIMS, Claim
 from analysis.load import SweepData, load_sweep, sweeps_in
 from analysis.style import Sentence
 from analysis.tables import EMPTY, Table, p_text
 
-VERDICTS = ["id", "claim", "the paper reports", "ours", "p", "its sweep says", "verdict", "from"]
+VERDICTS = ["id", "claim", "the paper reports", "ours", "verdict", "from"]
 TOLERANCES = ["id", "the paper reports", "sampling error at the paper's scale", "at ours"]
-RECIPES = ["id", "from", "ours (the paper's)", "what ours leaves open"]
+RECIPES = ["id", "from", "differences in recipe", "what ours leaves open"]
 COLUMNS = [*VERDICTS, *TOLERANCES[2:], *RECIPES[2:]]
 EVIDENCE_STEPS = 100
 """Shorter runs show the machinery, not evidence; the report's first screen says the same of them."""
@@ -54,14 +55,12 @@ def card(sweeps: Sequence[SweepData], found: pd.DataFrame | None = None) -> pd.D
                 "id": claim.id,
                 "claim": claim.text,
                 "the paper reports": claim.reported,
-                "ours": "\n".join(_estimate(row, alone=len(contrasts) == 1) for row in contrasts if row.pairs) or EMPTY,
-                "p": "\n".join(p_text(row.p) for row in contrasts if row.pairs) or EMPTY,
-                "its sweep says": "\n".join(row.sweep_verdict or EMPTY for row in contrasts if row.pairs) or EMPTY,
+                "ours": LINE.join(_estimate(row, alone=len(contrasts) == 1) for row in contrasts if row.pairs) or EMPTY,
                 "verdict": _verdict(claim, contrasts, sweeps, scale),
                 "from": _sources(contrasts, sweeps),
                 "sampling error at the paper's scale": card_tolerance.at_the_papers_scale(claim),
                 "at ours": card_tolerance.at_our_scale(contrasts),
-                "ours (the paper's)": card_recipe.in_brief(config, claim.paper),
+                "differences in recipe": card_recipe.in_brief(config, claim.paper),
                 "what ours leaves open": f"On {scale}: {claim.beyond}" if scale else EMPTY,
             }
         )
@@ -69,10 +68,15 @@ def card(sweeps: Sequence[SweepData], found: pd.DataFrame | None = None) -> pd.D
 
 
 def _estimate(row: Any, *, alone: bool) -> str:
+    """A contrast in a line: difference, interval, unadjusted p, and what the sweep itself says of it."""
     interval = f" ({amount(row.low, row.unit)} to {amount(row.high, row.unit)})" if row.pairs > 1 else ""
     name = "" if alone and not row.stand_in else f"{row.contrast}: "
-    levels = f"; {row.reference:.3f} to {row.value:.3f}" if row.measure == "entropy_at_end" and not row.degree else ""
-    return f"{name}{amount(row.difference, row.unit)} {row.unit}{interval}{levels}"
+    levels = (
+        f", from {row.reference:.3f} to {row.value:.3f}" if row.measure == "entropy_at_end" and not row.degree else ""
+    )
+    p = "" if math.isnan(row.p) else f", p {p_text(row.p)}"
+    own = f", its sweep: {row.sweep_verdict}" if row.sweep_verdict else ""
+    return f"{name}{amount(row.difference, row.unit)} {row.unit}{interval}{p}{levels}{own}"
 
 
 def _verdict(claim: Claim, rows: Sequence[Any], sweeps: Sequence[SweepData], scale: str) -> str:
@@ -100,7 +104,7 @@ def _sources(rows: Sequence[Any], sweeps: Sequence[SweepData]) -> str:
             told.append(
                 f"{row.sweep}{f', {steps} steps' if steps else ''}, {row.pairs} {'seed' if row.pairs == 1 else 'seeds'}"
             )
-    return "\n".join(dict.fromkeys(told)) or EMPTY
+    return LINE.join(dict.fromkeys(told)) or EMPTY
 
 
 def _config(sweeps: Sequence[SweepData], rows: Sequence[Any]) -> card_recipe.Config:
@@ -124,7 +128,9 @@ def summary(frame: pd.DataFrame) -> str:
 def shown(frame: pd.DataFrame, columns: Sequence[str]) -> Table | Sentence:
     """Some columns of a card, of the rows that say something."""
     spoken = frame[~frame["verdict"].str.startswith(SILENT)]
-    return Table(spoken[list(columns)]) if len(spoken) else Sentence("No row of the card has anything to go by yet.")
+    # a table shows no line breaks
+    told = spoken[list(columns)].replace("\n", " ", regex=True)
+    return Table(told) if len(spoken) else Sentence("No row of the card has anything to go by yet.")
 
 
 def recipe_of(sweeps: Sequence[SweepData], found: pd.DataFrame, claim: str = "C3") -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -230,9 +230,12 @@ def _own_verdict(contrast: Contrast, panel: Panel, source: Source) -> dict[str, 
 
 
 def _judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give the contrasts that no sweep judges their p value, adjusted among themselves."""
+    """Judge the contrasts that no sweep judges as one family, and reckon what they could detect with its size."""
     free = [row for row in rows if not row["sweep_verdict"]]
-    adjusted = stats.holm([row["p"] for row in free])
+    # what is not known yet counts as 1, so that no verdict changes because other runs finish
+    adjusted = stats.holm([1.0 if math.isnan(row["p"]) else row["p"] for row in free])
+    alpha = stats.ALPHA / max(1, len(free))  # what the smallest p must pass
     for row, p in zip(free, adjusted, strict=True):
-        row["p_judged"] = p
+        row["p_judged"] = math.nan if math.isnan(row["p"]) else p
+        row["mde"] = stats.minimum_detectable(row["sd"], row["pairs"], alpha=alpha)
     return rows

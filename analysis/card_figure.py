@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from analysis.card_tolerance import printed_effects
 from analysis.claims import CLAIMS
@@ -84,6 +85,7 @@ def _panel(axes: Axes, rows: Sequence[Any], unit: str, effects: dict[str, list[t
         )
     axes.axvline(0, color="0.4", linewidth=1, zorder=1)
     axes.set_xlim(-reach, reach)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [f"{row.id}  {_short(row.contrast, LONGEST_NAME)}" for row in rows])
     axes.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""What the card compares: one number per finished run, from the `eval` table, by a name that `card_sources` uses.
+"""What the card compares: one number per finished run, from the `problems` table, by a name that `card_sources` uses.
 
 Each measure gives a frame `arm, seed, value, item_set, items`: `item_set` differs where two runs were measured on
 different problems and so are no pair; `items` are the problems behind one value. Accuracies are shares at temperature
@@ -56,8 +56,10 @@ def change_under_attack(data: SweepData) -> pd.DataFrame:
     strengths = moved.groupby([*RUN, "attack"], observed=True)["change"].mean()
     result = strengths.groupby(RUN, observed=True).mean().rename("value").to_frame()
     result["item_set"] = moved.groupby(RUN, observed=True)["kind"].agg(_key)
-    items = data.table("eval")
-    of_attacks = items[items["split"].map(attacked.is_attacked)]
+    items = data.table("problems")
+    of_attacks = items[
+        items["split"].isin([split for split in pd.unique(items["split"]) if attacked.is_attacked(split)])
+    ]
     result["items"] = of_attacks.groupby(RUN, observed=True)["problem_id"].nunique()
     return result.reset_index()[list(MEASURED)]
 
@@ -121,12 +123,12 @@ LACKING: dict[str, str] = {
 
 def _further_splits(data: SweepData) -> list[str]:
     own = (data.test_split, data.validation_split)
-    known = pd.unique(data.table("eval")["split"])
+    known = pd.unique(data.table("problems")["split"])
     return sorted(split for split in known if split not in own and not attacked.is_attacked(split))
 
 
 def _accuracy(data: SweepData, splits: Sequence[str]) -> pd.DataFrame:
-    items = data.table("eval")
+    items = data.table("problems")
     frames = [stats.final_scores(items, split).assign(split=split) for split in splits]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
@@ -143,7 +145,7 @@ def _accuracy(data: SweepData, splits: Sequence[str]) -> pd.DataFrame:
 
 def _entropies(data: SweepData) -> pd.DataFrame:
     """Token-weighted entropy of every validation of a finished run: arm, seed, step, entropy, items, item_set."""
-    items = data.table("eval")
+    items = data.table("problems")
     rows = items[
         (items["state"] == FINISHED) & (items["split"] == data.validation_split) & (items["decoding"] == SAMPLED)
     ]

@@ -18,7 +18,7 @@ from analysis.card_words import SILENT
 from analysis.load import SweepData
 from analysis.tables import EMPTY
 
-IN_TERMINAL = ("id", "claim", "ours", "p", "verdict")
+IN_TERMINAL = ("id", "claim", "ours", "verdict")
 
 
 def write(
@@ -26,12 +26,14 @@ def write(
 ) -> Path:
     """Write the card of `sweeps` to `path`, whole or not at all; `found` and `frame` are their evidence and card."""
     loader = jinja2.FileSystemLoader(Path(__file__).resolve().parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=fragments.shown
+    )
     recipe, left_open = card.recipe_of(sweeps, found)
     page = environment.get_template("card.html.j2").render(
         summary=card.summary(frame),
         sentences=sentences,
-        forest=fragments.output(card_figure.forest(found)),
+        forest=fragments.output(card_figure.forest(found), "Our estimates beside the papers' effects"),
         rows=[{**row, "spoken": not row["verdict"].startswith(SILENT)} for row in frame.to_dict("records")],
         shown=[name for name in frame.columns if name not in ("id", "claim", "verdict")],
         empty=EMPTY,
@@ -51,7 +53,7 @@ def write(
 def in_terminal(frame: pd.DataFrame) -> TerminalTable:
     """IN_TERMINAL of the card; cells are plain text, whatever they look like."""
     table = TerminalTable(show_lines=True, expand=True)
-    for name, ratio in zip(IN_TERMINAL, (1, 5, 6, 2, 8), strict=True):
+    for name, ratio in zip(IN_TERMINAL, (1, 7, 10, 12), strict=True):
         table.add_column(Text(name), ratio=ratio, min_width=3)
     for row in frame[list(IN_TERMINAL)].to_dict("records"):
         table.add_row(*(Text(str(row[name])) for name in IN_TERMINAL))

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.card_words import LINE
 from analysis.claims import SAEI, VEPO
 from analysis.load import SweepData
+from analysis.tables import EMPTY
 from saei import schema
 
 UNRECORDED = "not recorded"
@@ -168,7 +170,7 @@ def left_open(config: Config) -> pd.DataFrame:
         {
             "the paper leaves open": one.question,
             "ours": one.ours or told(value_at(config, one.path)),
-            "setting": one.path or "–",
+            "setting": one.path or EMPTY,
         }
         for one in OPEN
     ]
@@ -176,13 +178,13 @@ def left_open(config: Config) -> pd.DataFrame:
 
 
 def in_brief(config: Config, paper: str) -> str:
-    """The differences that matter most in a line each: `setting ours (paper's)`, and how many more there are."""
+    """The differences that matter most, a line each, and how many more there are."""
     if not config:
-        return "–"
+        return EMPTY
     frame = differences(config, paper)
-    lines = [f"{row['setting']} {row['ours']} ({row['paper']})" for row in frame.to_dict("records") if row["brief"]]
+    lines = [f"{row['setting']}: {row['ours']}, not {row['paper']}" for row in frame.to_dict("records") if row["brief"]]
     more = int((~frame["brief"].astype(bool)).sum())
-    return "\n".join([*lines, f"and {more} more"] if more else lines) or "none in the settings known"
+    return LINE.join([*lines, f"and {more} more"] if more else lines) or "none in the settings known"
 
 
 def scale(config: Config) -> str:

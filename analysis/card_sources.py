@@ -95,11 +95,11 @@ _THIRDS_OF_COMPONENTS = {
     "all": "no_tsec",
 }
 _OTHER_SPLITS = {
-    "12 + 0": "split_12_0",
-    "10 + 2": "split_10_2",
-    "8 + 4": "split_8_4",
-    "4 + 8": "split_4_8",
-    "2 + 10": "split_2_10",
+    "12:0": "split_12_0",
+    "10:2": "split_10_2",
+    "8:4": "split_8_4",
+    "4:8": "split_4_8",
+    "2:10": "split_2_10",
 }
 _PEAK = ("step_2", "step_3")
 
@@ -132,11 +132,11 @@ SOURCES: dict[str, tuple[Alternatives, ...]] = {
         (Panel(sweep="pgd_iterations", contrasts=(_minus("T = 1 − T = 3", "once", "thrice_wide_ball"),)),),
     ),
     "C7": (
-        (Panel(sweep="group_split", contrasts=_against_each("6 + 6", "split_6_6", _OTHER_SPLITS)),),
+        (Panel(sweep="group_split", contrasts=_against_each("6:6", "split_6_6", _OTHER_SPLITS)),),
         (
             Panel(
                 sweep="group_split",
-                contrasts=(_minus("6 + 6 − 12 + 0, shifted sets", "split_6_6", "split_12_0"),),
+                contrasts=(_minus("6:6 − 12:0, shifted sets", "split_6_6", "split_12_0"),),
                 measure="shifted_accuracy",
             ),
         ),

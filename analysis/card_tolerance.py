@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from analysis import stats
-from analysis.card_words import amount
+from analysis.card_words import LINE, amount
 from analysis.claims import CLAIMS, GEOMETRY3K, GRPO_READINGS, QUESTION, UNKNOWN, Claim, Printed
 from analysis.tables import EMPTY
 
@@ -48,7 +48,7 @@ def at_the_papers_scale(claim: Claim) -> str:
         told = [
             f"{name}, {items:,} items: ±{100 * of_difference(0.5, 0.5, items):.1f}" for name, items in claim.scored_on
         ]
-        return "\n".join(["figures not known; difference of two runs at most", *told])
+        return f"figures not known; a difference of two runs at most: {LINE.join(told)}"
     if not claim.printed:
         return EMPTY if claim.kind == QUESTION else "a curve: no share of items"
     if len(claim.printed) > 2:
@@ -57,7 +57,7 @@ def at_the_papers_scale(claim: Claim) -> str:
             f"average of {len(claim.printed)} benchmarks: {amount(gain, 'points')}, "
             f"sampling error ±{100 * of_average(claim.printed):.1f}"
         )
-    return "\n".join(_told(one) for one in claim.printed)
+    return LINE.join(_told(one) for one in claim.printed)
 
 
 def _told(one: Printed) -> str:
@@ -72,17 +72,27 @@ def _told(one: Printed) -> str:
 
 
 def at_our_scale(rows: Sequence[Any]) -> str:
-    """Rows of `card_evidence` of one claim: what one of our runs, and their paired difference, could be off by."""
-    lines = []
+    """Rows of `card_evidence` of one claim: what one of our runs, and their paired difference, could be off by.
+
+    A line per unit, measure and number of seeds; from the smallest to the largest where contrasts differ.
+    """
+    found: dict[tuple[str, int, int], tuple[list[float], list[float]]] = {}
     for row in rows:
-        if row.pairs < 2:
-            continue
-        half = (row.high - row.low) / 2
-        told = f"{row.pairs} paired seeds ±{amount(half, row.unit, signed=False)} {row.unit}"
-        if row.unit == "points" and row.items and 0 <= row.reference <= 1:
-            told = f"{row.items} items: one run ±{100 * of_run(row.reference, row.items):.1f} points; {told}"
-        lines.append(told)
-    return "\n".join(dict.fromkeys(lines)) or EMPTY
+        if row.pairs >= 2:
+            single, paired = found.setdefault((row.unit, row.items, row.pairs), ([], []))
+            paired.append((row.high - row.low) / 2)
+            if row.unit == "points" and 0 <= row.reference <= 1:
+                single.append(of_run(row.reference, row.items))
+    lines = []
+    for (unit, items, pairs), (single, paired) in found.items():
+        run = f"{items} items: one run {_span(single, unit)}, " if single else ""
+        lines.append(f"{run}{pairs} paired seeds {_span(paired, unit)}")
+    return LINE.join(lines) or EMPTY
+
+
+def _span(sizes: Sequence[float], unit: str) -> str:
+    ends = dict.fromkeys(f"±{amount(size, unit, signed=False)}" for size in (min(sizes), max(sizes)))
+    return f"{' to '.join(ends)} {unit}"
 
 
 def table() -> pd.DataFrame:

@@ -29,6 +29,9 @@ OPEN, SILENT = "not distinguishable", "cannot speak"
 BETTER, WORSE = "better", "worse"
 FOR, AGAINST, UNDECIDED, LACKING = "for", "against", "undecided", "lacking"
 
+LINE = ";\n"
+"""Between the contrasts of a cell."""
+
 Row = Any
 """A row of `card_evidence.evidence`, as itertuples gives it."""
 
@@ -72,7 +75,7 @@ def _judgement(found: dict[str, list[Row]]) -> str:
         # only the degree is decided, and against: nothing is left that would support
         return _listed(OPEN, found[UNDECIDED], alone=False) + _rest(found[LACKING])
     told = "; ".join(f"{word}: {_names(rows)}" for word, rows in parts if rows)
-    return f"{IN_PART}: {told}{_rest(found[LACKING])}"
+    return f"{IN_PART} ({told}){_rest(found[LACKING])}"
 
 
 def _answer(found: dict[str, list[Row]]) -> str:
@@ -108,6 +111,11 @@ def reasons(rows: Sequence[Row]) -> str:
 
 def detectable(claim: Claim, rows: Sequence[Row]) -> str:
     """How small a difference would have been found, and whether the paper's would."""
+    same, rows = [row for row in rows if row.sd == 0], [row for row in rows if row.sd != 0]
+    if not rows:
+        return (
+            "the same difference on every seed" if any(row.difference for row in same) else "no difference on any seed"
+        )
     texts = []
     for unit in dict.fromkeys(row.unit for row in rows):
         sizes = sorted(row.mde for row in rows if row.unit == unit)
