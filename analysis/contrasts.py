@@ -12,13 +12,16 @@ from analysis import health, stats, verdicts
 from analysis.arms import reconstructions
 from analysis.load import SweepData
 from analysis.looks import looks
-from analysis.verdicts import IDENTICAL, Diverged, Looks
+from analysis.verdicts import BETTER, IDENTICAL, SAME, WORSE, Diverged, Looks
 from saei import schema
 
 ON_TOKENS = "compared at equal generated tokens: see figure"
 """In place of a verdict for arms that drop groups."""
 JUDGEMENT = ("difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed")
-FACTS = ("against", "primary", "exploratory", "reconstruction", "looks", "diverged", "failed", "words")
+FACTS = (
+    "against", "primary", "exploratory", "reconstruction", "looks", "diverged", "failed", "planned",
+    "words",
+)  # fmt: skip
 
 
 def compared(data: SweepData) -> pd.DataFrame:
@@ -34,7 +37,8 @@ def compared(data: SweepData) -> pd.DataFrame:
     drops groups, their steps are no fair measure: no difference, the verdict ON_TOKENS, no part in the family.
 
     `verdict` is the bare word of `analysis.verdicts`, `words` the whole of it with what stands beside. `looks` counts
-    the launches that added to the pair (`exploratory`: any), `diverged` and `failed` seeds of the arm.
+    the launches that added to the pair (`exploratory`: any), `diverged` and `failed` seeds of the arm, `planned`
+    the seeds that the pair has in the plan.
     """
     planned = pairs(data)
     if not planned:
@@ -52,12 +56,22 @@ def compared(data: SweepData) -> pd.DataFrame:
         verdicts.with_divergence(row.verdict, divergence[row.arm], divergence.get(row.against, Diverged()), row.against)
         for row in frame.itertuples()
     ]
+    frame["planned"] = [_planned(data, arm, against) for arm, against in planned]
     frame["words"] = [_words(row, divergence[row.arm], one) for row, one in zip(frame.itertuples(), found, strict=True)]
     return frame
 
 
 def _words(row, divergence: Diverged, found: Looks) -> str:
-    return verdicts.in_words(row.verdict, verdicts.remarks(row.verdict, divergence, row.failed, found))
+    beside = verdicts.remarks(row.verdict, divergence, row.failed, found)
+    if row.verdict in (BETTER, WORSE, SAME) and row.pairs < row.planned:
+        beside.insert(0, f"so far, {row.pairs} of {row.planned} seeds")
+    return verdicts.in_words(row.verdict, beside)
+
+
+def _planned(data: SweepData, arm: str, against: str) -> int:
+    """Seeds that both arms have in the plan, finished or not."""
+    own, other = (set(data.trials.loc[data.trials["arm"] == name, "seed"]) for name in (arm, against))
+    return len(own & other)
 
 
 def pairs(data: SweepData) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from analysis.load import ARM_FACTS
+from analysis.problems import as_problems, same_items
 from analysis.verdicts import ALPHA, BASELINE, NO_PAIR, SEEDS_FOR_P, word
 from saei.schema import FINISHED, GREEDY, SAMPLED
 
@@ -172,25 +173,36 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def scores(items: pd.DataFrame, split: str, decoding: str = SAMPLED) -> pd.DataFrame:
     """Mean accuracy per run and evaluated step, over all items of a split: SCORE_COLUMNS.
 
-    `items` are rows of the `eval` table with arm, seed, trial_id, and ARM_FACTS where known. Each problem counts once,
-    as the mean over its completions (mean@k; `samples` is k). `item_set` names the set of problems.
+    `items` are rows of the `problems` or the `eval` table with arm, seed, trial_id, and ARM_FACTS where known. Each
+    problem counts once, as the mean over its completions (mean@k; `samples` is k). `item_set` names the set of
+    problems.
     """
-    rows = items[(items["split"] == split) & (items["decoding"] == decoding)]
+    return _scored(items[(items["split"] == split) & (items["decoding"] == decoding)])
+
+
+def _scored(rows: pd.DataFrame) -> pd.DataFrame:
+    """`scores` of rows with one split and decoding."""
     if rows.empty:
         return pd.DataFrame(columns=list(SCORE_COLUMNS))
     run = ["arm", "seed", "trial_id", "step", *(fact for fact in ARM_FACTS if fact in rows)]
-    problems = rows.groupby([*run, "problem_id"], observed=True)["accuracy"].agg(["mean", "size"]).reset_index()
-    grouped = problems.groupby(run, observed=True)
-    result = grouped.agg(items=("problem_id", "size"), samples=("size", "max"), accuracy=("mean", "mean"))
-    result["item_set"] = grouped["problem_id"].agg(lambda ids: hash(tuple(sorted(ids))))
-    return result.reset_index()
+    problems = as_problems(rows, run)
+    grouped = problems.assign(item=same_items(problems["problem_id"])).groupby(run, observed=True)
+    result = grouped.agg(
+        items=("item", "size"), samples=("samples", "max"), accuracy=("accuracy", "mean"), item_set=("item", "sum")
+    )
+    return result.reset_index().astype({"trial_id": "str"})
 
 
 def final_scores(items: pd.DataFrame, split: str, decoding: str = SAMPLED) -> pd.DataFrame:
     """`scores` at the last step of each finished run."""
-    frame = scores(items[items["state"] == FINISHED], split, decoding)
-    last = frame.groupby(["arm", "seed"], observed=True)["step"].transform("max") if len(frame) else frame["step"]
-    return frame[frame["step"] == last].reset_index(drop=True)
+    return _scored(_last_rows(items, split, decoding))
+
+
+def _last_rows(items: pd.DataFrame, split: str, decoding: str) -> pd.DataFrame:
+    """Rows of the last evaluation of each finished run on a split."""
+    rows = items[(items["split"] == split) & (items["decoding"] == decoding) & (items["state"] == FINISHED)]
+    last = rows.groupby(["arm", "seed"], observed=True)["step"].transform("max") if len(rows) else rows["step"]
+    return rows[rows["step"] == last]
 
 
 def paired_values(final: pd.DataFrame, arm: str, against: str) -> pd.Series:
@@ -223,17 +235,21 @@ def compare_arms(final: pd.DataFrame, *, arms: Sequence[str], baseline: str, pri
 def judged_together(frame: pd.DataFrame, alone: pd.Series) -> pd.DataFrame:
     """COMPARED_COLUMNS with `p_judged`, what it would take, and the verdict, as one table; rows `alone` as they are.
 
-    The p values of the others are Holm-adjusted. What they would take is for a test at ALPHA over the size of that
-    family, which the smallest p must pass: a little too much for the others.
+    The p values of the others are Holm-adjusted. Those that are not known yet count as 1, so that no verdict changes
+    because other arms finish. What they would take is for a test at ALPHA over the size of that family, which the
+    smallest p must pass: a little too much for the others. Too few seeds for a verdict detect nothing: `mde` is NaN.
     """
     frame = frame.copy()
-    frame.loc[~alone, "p_judged"] = holm(frame.loc[~alone, "p"].tolist())
-    family = ~alone & frame["p"].notna()
-    alpha = ALPHA / max(1, int(family.sum()))
-    for row in frame[family].itertuples():
+    compared = frame["difference"].notna() | (frame["verdict"] == NO_PAIR)
+    family = compared & ~alone
+    given = frame.loc[family, "p"].astype(float)
+    adjusted = pd.Series(holm(given.fillna(1.0).tolist()), given.index, dtype=float)
+    frame.loc[family, "p_judged"] = adjusted.where(given.notna())
+    alpha = ALPHA / max(1, len(given))
+    for row in frame[family & (frame["pairs"] > 1)].itertuples():
         frame.loc[row.Index, "mde"] = minimum_detectable(row.sd, row.pairs, alpha=alpha)
         frame.loc[row.Index, "seeds_needed"] = seeds_needed(row.difference, row.sd, alpha=alpha)
-    compared = frame["difference"].notna() | (frame["verdict"] == NO_PAIR)
+    frame.loc[frame["pairs"] < SEEDS_FOR_P, "mde"] = math.nan
     said = [word(row.pairs, row.difference, row.p_judged) for row in frame[compared].itertuples()]
     frame.loc[compared, "verdict"] = said
     return frame
@@ -267,17 +283,16 @@ def side_figures(items: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
     rows = []
     for split in splits:
         sampled, greedy = final_scores(items, split), final_scores(items, split, GREEDY)
+        ends = as_problems(_last_rows(items, split, SAMPLED), ["arm", "seed"])
         for arm, runs in sampled.groupby("arm", observed=True):
-            k = int(runs["samples"].min())
-            ends = items.merge(runs[["trial_id", "arm", "step"]], on=["trial_id", "arm", "step"])
-            ends = ends[(ends["split"] == split) & (ends["decoding"] == SAMPLED)]
-            per_problem = ends.groupby(["seed", "problem_id"], observed=True)["accuracy"].agg(["size", "sum"])
-            best = [pass_at_k(int(size), round(total), k) for size, total in per_problem.itertuples(index=False)]
+            k, own = int(runs["samples"].min()), ends[ends["arm"] == arm]
+            counted = zip(own["samples"], own["right"], strict=True)
+            best = [pass_at_k(int(size), round(total), k) for size, total in counted]
             row = {"split": split, "arm": arm, "seeds": len(runs), f"mean@{k}": runs["accuracy"].mean()}
             row["greedy"] = greedy.loc[greedy["arm"] == arm, "accuracy"].mean()
             row |= {
                 f"pass@{k}": float(np.mean(best)),
-                "entropy (nats)": np.average(ends["entropy"], weights=ends["tokens"]),
+                "entropy (nats)": np.average(own["entropy"], weights=own["tokens"]),
             }
             rows.append(row)
     return pd.DataFrame(rows)

@@ -12,9 +12,11 @@ own, Holm-adjusted for every other row):
    it would take stands beside it: the smallest true difference that this many seeds would find with 80 % power, and
    the seeds that a difference of the size seen would need.
 
-Where trials of either arm came after the plan's first launch, `exploratory: N looks` is added: N is the number of
-launches that added to the pair. Each was a chance to stop at a fortunate moment, and no p value accounts for it
-(`python -m analysis.simulation` says what it costs). Only the primary metric's split gets verdicts.
+Where seeds of the plan are still to finish, `so far, S of N seeds` is added to a word of rule 4: to stop there because
+the word pleases is a look, too. Where trials of either arm came after the plan's first launch, `exploratory: N looks`
+is added: N is the number of launches that added to the pair. Each was a chance to stop at a fortunate moment, and no p
+value accounts for it (`python -m analysis.simulation` says what it costs). Only the primary metric's split gets
+verdicts.
 """
 
 from dataclasses import dataclass

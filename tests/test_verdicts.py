@@ -155,11 +155,12 @@ def test_from_ten_seeds_on_the_bootstraps_stand_beside_with_their_simulated_cove
 
 def test_a_caption_is_shown_and_escaped_and_reaches_the_page(tmp_path):
     data = sweep(tmp_path)
-    page = str(fragments.table(tables.verdicts(data)))
-    assert "<caption>The methods. Unit: the training seed" in page
+    assert "The methods. Unit: the training seed" in str(fragments.table(tables.verdicts(data)))
+    shown = Table(tables.verdicts(data)).to_html()
+    assert "<caption>The methods. Unit: the training seed" in shown
+    assert "The methods. Unit: the training seed" in fragments.clean(shown)
     hostile = Table(captioned(tables.verdicts(data), "<script>")).to_html()
     assert "<script>" not in hostile and "&lt;script&gt;" in hostile
-    assert "<caption>" in fragments.clean(page)
     assert "Estimates, without verdicts" in Table(tables.side_figures(data)).to_html()
 
 
@@ -198,3 +199,16 @@ def test_what_a_row_of_the_family_would_take_reckons_with_the_size_of_the_family
     assert rows.loc["b", "p_judged"] == pytest.approx(0.0742, abs=5e-5)
     assert rows.loc["c", "p_judged"] == pytest.approx(2 * 0.0742, abs=1e-4)
     assert rows.loc["d", "p_judged"] == pytest.approx(0.3828, abs=5e-4)
+
+
+def test_a_verdict_before_all_planned_seeds_have_finished_says_so_and_reckons_with_every_planned_arm(tmp_path):
+    # b and c: 0.4 0.5 0.4 more on three of four seeds, d has nothing yet
+    right = {name: [1, 1, 1, 1] for name in "abcd"} | {"b": [5, 6, 5, 1], "c": [5, 6, 5, 1]}
+    late = [("b", 3), ("c", 3), *(("d", seed) for seed in range(4))]
+    data = sweep(tmp_path, arms=dict.fromkeys(right, 0.1), right=right, seeds=4, leave_out=late)
+    rows = contrasts.compared(data).set_index("arm")
+    assert rows.loc["b", "words"] == "better (so far, 3 of 4 seeds)"
+    # 0.4 0.5 0.4: p = 1 - t / sqrt(t^2 + 2) with t = 13, 0.00586; c is one of two in the family, with d
+    assert rows.loc["b", "p_judged"] == pytest.approx(0.00586, abs=1e-5)
+    assert rows.loc["c", "p_judged"] == pytest.approx(2 * 0.00586, abs=2e-5)
+    assert rows.loc["d", "words"] == verdicts.NO_PAIR and np.isnan(rows.loc["d", "p_judged"])
