@@ -28,12 +28,12 @@ FIGURES: dict[str, Callable[[SweepData], Drawn]] = {
     "reward_over_steps": lambda data: plots.reward_over_steps(data.table("steps")),
     "length_over_steps": lambda data: plots.length_over_steps(data.table("steps")),
 }
-KINDS = ("png", "svg", "pdf")
+KINDS = ("png", "svg")
 DPI = 180
 
 
 def save_figures(data: SweepData, folder: Path) -> None:
-    """Write FIGURES as PNG, SVG and PDF in place of what was in `folder`; one without data is left out.
+    """Write FIGURES as PNG and SVG in place of what was in `folder`; one without data is left out.
 
     Names of files are ours alone: nothing of the sweep is in them.
     """
@@ -43,3 +43,4 @@ def save_figures(data: SweepData, folder: Path) -> None:
             if isinstance(figure, Figure):
                 for kind in KINDS:
                     figure.savefig(fresh / f"{name}.{kind}", dpi=DPI)
+                    figure.set_layout_engine("none")  # laid out once: the other kinds have the same places

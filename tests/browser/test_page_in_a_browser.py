@@ -129,7 +129,7 @@ def test_the_first_screen_has_the_verdict_and_the_tops_of_two_figures(browser, p
     places = """return [...document.querySelectorAll(".verdicts table, .pair img")].slice(0, 3)
       .map(one => one.getBoundingClientRect().top)"""
     tops = browser.execute_script(places)
-    assert len(tops) == 3 and all(0 < top < 900 - 100 for top in tops), tops
+    assert len(tops) == 3 and all(0 < top < 900 for top in tops), tops
 
 
 def test_on_paper_there_is_no_navigation_no_code_and_no_box_to_scroll(browser, page):
