@@ -4,11 +4,16 @@ Every figure of accuracy counts a problem once, whatever its number of completio
 need, and a tenth of the rows.
 """
 
+# pandas carries no types that a checker can follow
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.util import hash_array
 
 from analysis.parts import key_codes, read_run_table
 
@@ -58,19 +63,26 @@ def per_problem(rows: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def as_problems(items: pd.DataFrame) -> pd.DataFrame:
-    """One row per problem of an evaluation, from a frame of `problems` (as it is) or of completions in `eval`."""
+def as_problems(items: pd.DataFrame, run: Sequence[str]) -> pd.DataFrame:
+    """One row per problem of an evaluation, of rows with one split and decoding: `problems` as they are, or of `eval`.
+
+    The evaluations are told apart by the columns `run`.
+    """
     if "samples" in items:
         return items
-    own = [column for column in items.columns if column not in ("accuracy", "tokens", "entropy", "index")]
-    group = [column for column in own if column in ("arm", "seed", "trial_id", *KEY)]
-    rows = items.groupby(group, observed=True, sort=False)
+    weighed = {"tokens", "entropy"} <= set(items.columns)
+    items = items.assign(weighed=items["entropy"] * items["tokens"]) if weighed else items
+    rows = items.groupby([*run, "problem_id"], observed=True)
     frame = rows["accuracy"].agg(samples="size", right="sum", accuracy="mean")
-    if {"tokens", "entropy"} <= set(items.columns):
-        spent = items.assign(weighted=items["entropy"] * items["tokens"]).groupby(group, observed=True, sort=False)
-        frame["tokens"] = spent["tokens"].sum()
-        frame["entropy"] = spent["weighted"].sum(min_count=1) / frame["tokens"]
-    for column in own:
-        if column not in group:
-            frame[column] = rows[column].first()
+    if weighed:
+        frame["tokens"], frame["entropy"] = rows["tokens"].sum(), rows["weighed"].sum(skipna=False)
+        frame["entropy"] /= frame["tokens"]
     return frame.reset_index()
+
+
+def same_items(ids: pd.Series) -> pd.Series:
+    """A number per problem id; its sum over an evaluation is equal for two evaluations of the same problems."""
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        known = hash_array(ids.cat.categories.to_numpy(object))
+        return pd.Series(known[ids.cat.codes], index=ids.index)
+    return pd.Series(hash_array(ids.to_numpy(object)), index=ids.index)
