@@ -88,6 +88,11 @@ def _verdict(claim: Claim, rows: Sequence[Any], sweeps: Sequence[SweepData], sca
     steps = [int(sweeps[row.source].plan.get("steps") or 0) for row in speaking]
     notes = [f"said of {scale} only"] * bool(scale)
     notes += [f"{min(steps)} steps show the machinery, not evidence"] * (min(steps) < EVIDENCE_STEPS)
+    notes += dict.fromkeys(
+        f"{row.pairs} of {planned} planned seeds are in"
+        for row in speaking
+        if row.pairs < (planned := len(sweeps[row.source].plan["seeds"]))
+    )
     notes += ["exploratory"] * any(row.exploratory for row in speaking)
     notes += dict.fromkeys(
         f"stands in for the claim's own contrast: {row.stand_in}" for row in speaking if row.stand_in

@@ -293,6 +293,12 @@ def test_short_runs_exploratory_ones_and_toy_scale_are_said(tmp_path):
     assert "model: tiny (2M parameters), not Qwen2.5-VL-7B-Instruct" in row["differences in recipe"]
 
 
+def test_a_sweep_that_is_still_running_says_how_many_seeds_are_in(tmp_path):
+    right = {"grpo": LEVEL, "saei": shifted([12, 10, 11, 11])}
+    data = sweep_of(tmp_path, "components", right, unfinished={("saei", 1): schema.RUNNING})
+    assert verdict_of("C3", data).endswith("; 3 of 4 planned seeds are in]")
+
+
 def test_the_papers_own_recipe_differs_in_nothing():
     config: dict = {"steps": 60}
     for one in card_recipe.RECIPES[claims.SAEI]:
