@@ -28,15 +28,16 @@ def robustness(data: SweepData) -> pd.DataFrame:
 
     Level 0 is the evaluation without attack on the same problems, where the run recorded none itself.
     """
-    items = data.table("eval")
+    items = data.table("problems")
     frames = []
-    for split in pd.unique(items["split"]):
+    splits = [str(split) for split in pd.unique(items["split"])]
+    for split in splits:
         match = ATTACKED.fullmatch(split)
         if match is None:
             continue
         attack, level = match["attack"], float(match["level"])
         frames.append(stats.final_scores(items, split).assign(attack=attack, level=level))
-        if f"{match['split']}@{attack}:0" not in set(items["split"]) and level:
+        if f"{match['split']}@{attack}:0" not in splits and level:
             problems = items.loc[items["split"] == split, "problem_id"].unique()
             clean = items[(items["split"] == match["split"]) & items["problem_id"].isin(problems)]
             frames.append(stats.final_scores(clean, match["split"]).assign(attack=attack, level=0.0))

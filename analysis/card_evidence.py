@@ -192,7 +192,8 @@ def _obstacle(data: SweepData, arms: Sequence[str]) -> str:
     """Why these arms cannot be compared, whatever their runs hold; "" where they can."""
     absent = [arm for arm in dict.fromkeys(arms) if arm not in data.arms]
     if absent:
-        return f"launched without {' and '.join(absent)}"
+        named = " and ".join(absent)
+        return f"no trial of {named} is selected" if data.selection_note else f"launched without {named}"
     dropping = [arm for arm in dict.fromkeys(arms) if arm in data.filtering]
     if dropping:
         return f"{' and '.join(dropping)} drops groups, so a step is no fair measure"

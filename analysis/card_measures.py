@@ -68,9 +68,10 @@ def entropy_over_training(data: SweepData) -> pd.DataFrame:
     """Mean over the evaluations of a run, without that of the initial policy, which all arms share."""
     frame = _entropies(data)
     frame = frame[frame["step"] > 0]
-    grouped = frame.groupby(RUN, observed=True)
+    evaluations = [f"{step} {items}" for step, items in zip(frame["step"], frame["item_set"], strict=True)]
+    grouped = frame.assign(evaluation=evaluations).groupby(RUN, observed=True)
     result = grouped.agg(value=("entropy", "mean"), items=("items", "max"))
-    result["item_set"] = grouped["step"].agg(_key)
+    result["item_set"] = grouped["evaluation"].agg(_key)
     return result.reset_index()[list(MEASURED)]
 
 

@@ -3,7 +3,6 @@
 # pandas carries no types that a checker can follow through groupby and itertuples
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from analysis import card, card_figure, card_tolerance, fragments
 from analysis.card_words import SILENT
 from analysis.load import SweepData
 from analysis.tables import EMPTY
+from analysis.whole import write_whole
 
 IN_TERMINAL = ("id", "claim", "ours", "verdict")
 
@@ -44,9 +44,7 @@ def write(
         open=fragments.table(left_open),
         built=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page)
-    os.replace(temporary, path)
+    write_whole(path, page)
     return path
 
 

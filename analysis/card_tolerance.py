@@ -81,7 +81,8 @@ def at_our_scale(rows: Sequence[Any]) -> str:
         if row.pairs >= 2:
             single, paired = found.setdefault((row.unit, row.items, row.pairs), ([], []))
             paired.append((row.high - row.low) / 2)
-            if row.unit == "points" and 0 <= row.reference <= 1:
+            # a change of accuracy is no share of items, whatever its sign
+            if row.unit == "points" and row.measure != "change_under_attack":
                 single.append(of_run(row.reference, row.items))
     lines = []
     for (unit, items, pairs), (single, paired) in found.items():

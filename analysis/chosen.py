@@ -18,6 +18,10 @@ from analysis.where import Selection, dotted, parse_condition
 
 NAMED = 8
 """Most arms that a note on a selection names."""
+ADJUSTED = (
+    "Verdicts and adjusted p values are those of the selected trials alone: "
+    "a selection made after a look at results is exploratory."
+)
 
 
 def remember(folder: Path, results: Sequence[Path], selection: Selection) -> Path:
@@ -66,7 +70,10 @@ def select(data: SweepData, selection: Selection) -> SweepData:
     ids = set(trials["trial_id"])
     configs = {trial_id: tree for trial_id, tree in data.configs.items() if trial_id in ids}
     note = _note(data, trials, selection)
-    return replace(data, plan=plan, trials=trials, configs=configs, selection_note=note, _tables={}, _documents={})
+    return replace(
+        data, plan=plan, trials=trials, configs=configs, selection_note=note, selection_options=selection.options,
+        _tables={}, _documents={},
+    )  # fmt: skip
 
 
 def _note(data: SweepData, trials: pd.DataFrame, selection: Selection) -> str:
@@ -79,5 +86,7 @@ def _note(data: SweepData, trials: pd.DataFrame, selection: Selection) -> str:
     more = [f"and {len(listed) - NAMED} more"] if len(listed) > NAMED else []
     lost = f"; left out: {', '.join([*listed[:NAMED], *more])}" if listed else ""
     note = f"Only trials with {selection.words}: {len(trials)} of {len(data.trials)}{lost}."
+    if lost:
+        note += " " + ADJUSTED
     baseline = data.plan.get("baseline", "")
     return f"{note} Without the baseline {baseline} no arm is compared with it." if baseline in gone else note

@@ -90,7 +90,7 @@ def pairs(data: SweepData) -> list[tuple[str, str]]:
 def _judged(data: SweepData, planned: list[tuple[str, str]]) -> pd.DataFrame:
     """`stats.compare_arms` of each pair, judged as one table."""
     primary, dropping = primary_pair(data), set(data.filtering)
-    final = stats.final_scores(data.table("eval"), data.test_split)
+    final = stats.final_scores(data.table("problems"), data.test_split)
     frames = []
     for arm, against in planned:
         frame = stats.compare_arms(final, arms=[arm], baseline=against or arm)
@@ -135,14 +135,15 @@ def primary_pair(data: SweepData) -> tuple[str, str]:
 
 
 def not_launched(data: SweepData) -> str:
-    """What cannot be compared because `--only` left an arm out, in sentences; "" where nothing is lacking."""
+    """What cannot be compared for an arm that `--only` or a selection left out, in sentences; "" where none is."""
     arm, reference = planned_pair(data)
     baseline = data.plan.get("baseline", "")
     lacking = [name for name in (arm, reference) if name and name not in data.arms]
-    sentences = []
+    sentences, whole = [], "selection" if data.selection_note else "plan"
     if lacking:
-        why = f"launched without {' and '.join(lacking)}"
-        sentences.append(f"The primary contrast, {arm} minus {reference}, is not part of this plan: {why}.")
+        named = " and ".join(lacking)
+        why = f"it has no trial of {named}" if data.selection_note else f"launched without {named}"
+        sentences.append(f"The primary contrast, {arm} minus {reference}, is not part of this {whole}: {why}.")
     if baseline and baseline not in data.arms:
-        sentences.append(f"Without the baseline {baseline} in this plan, no arm is compared with it.")
+        sentences.append(f"Without the baseline {baseline} in this {whole}, no arm is compared with it.")
     return " ".join(sentences)

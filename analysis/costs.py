@@ -77,7 +77,7 @@ def accuracy_by_tokens(data: SweepData) -> pd.DataFrame:
     In steps and for the curriculum; evaluation itself costs nothing here. Evaluations after steps that are not
     recorded yet have no row.
     """
-    scored = stats.scores(data.table("eval"), data.validation_split)
+    scored = stats.scores(data.table("problems"), data.validation_split)
     frame = scored.merge(spent_before(data), on=["trial_id", "step"], how="left")
     order = order_costs(data).reindex(frame["trial_id"], fill_value=0.0)
     for column, entry in (("tokens", "generated"), ("seconds", "seconds")):

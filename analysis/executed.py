@@ -93,7 +93,8 @@ def _execute(path: Path, parameters: Mapping[str, Any], running: Kernels, cell_s
         raise
     except (RuntimeError, TimeoutError) as error:
         # the library raises both for a kernel that died and for one that did not start or answer
-        failure = ("Kernel", f"the kernel died or did not answer ({str(error).splitlines()[0]}); too little memory?")
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        failure = ("Kernel", f"the kernel died or did not answer ({told}); too little memory?")
     else:
         running.give_back(kernel)
         return Executed(notebook=notebook)

@@ -12,13 +12,13 @@ from analysis.whole import whole_folder
 Drawn = Figure | plots.Sentence
 
 FIGURES: dict[str, Callable[[SweepData], Drawn]] = {
-    "accuracy_by_arm": lambda data: plots.accuracy_by_arm(stats.final_scores(data.table("eval"), data.test_split)),
+    "accuracy_by_arm": lambda data: plots.accuracy_by_arm(stats.final_scores(data.table("problems"), data.test_split)),
     "accuracy_over_steps": lambda data: plots.accuracy_over_steps(
-        stats.scores(data.table("eval"), data.validation_split)
+        stats.scores(data.table("problems"), data.validation_split)
     ),
     "accuracy_over_tokens": lambda data: comparisons.accuracy_over_tokens(costs.accuracy_by_tokens(data)),
     "accuracy_by_setting": lambda data: swept_figures.accuracy_by_setting(
-        stats.final_scores(data.table("eval"), data.test_split), settings.varied(data)
+        stats.final_scores(data.table("problems"), data.test_split), settings.varied(data)
     ),
     "accuracy_under_attack": lambda data: comparisons.accuracy_under_attack(attacked.robustness(data)),
     "entropy_over_steps": lambda data: plots.entropy_over_steps(data.table("steps")),

@@ -24,8 +24,9 @@ def paired_items(data: SweepData, arm: str, against: str) -> pd.DataFrame:
     asked). `figure` is the cluster: problems with one image share it; runs that did not record it have the problem's
     own id there. Raises ValueError where the two runs of a seed were tested on different problems.
     """
-    rows = data.table("eval")
+    rows = data.table("problems")
     rows = rows[(rows["split"] == data.test_split) & (rows["state"] == FINISHED) & rows["arm"].isin([arm, against])]
+    rows = rows.astype({"problem_id": "str", "kind": "str"})
     one, other = (_problems(rows[rows["arm"] == name]) for name in (arm, against))
     seeds = sorted(set(one["seed"]) & set(other["seed"]))
     one, other = (frame[frame["seed"].isin(seeds)] for frame in (one, other))

@@ -36,7 +36,8 @@ class Kernels:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._lock:
             self._is_over = True
-        for kernel in self._all:
+            left = list(self._all)  # threads that see theirs end discard it meanwhile
+        for kernel in left:
             self._end(kernel)
         self._folder.cleanup()
 
@@ -68,7 +69,7 @@ class Kernels:
     def discard(self, kernel: AsyncKernelManager) -> None:
         """End a kernel that hangs or has died."""
         with self._lock:
-            self._all.remove(kernel)
+            self._all = [other for other in self._all if other is not kernel]
         self._end(kernel)
 
     def _end(self, kernel: AsyncKernelManager) -> None:

@@ -3,6 +3,7 @@
 # pandas carries no types that a checker can follow
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
+from analysis.coverage import peeking_sentence
 from analysis.load import SweepData
 from analysis.verdicts import Looks
 
@@ -20,6 +21,12 @@ def looks(data: SweepData, arm: str, against: str) -> Looks:
         if entry.get("exploratory") and (entry["arm"] == arm or (entry["arm"] == against and entry["seed"] in seeds))
     ]
     return Looks(count=len(set(added)), at_least=None in added)
+
+
+def price(data: SweepData) -> str:
+    """What looking and adding costs, as simulated, where trials were added to the plan; else ""."""
+    added = any(entry.get("exploratory") for entry in data.plan.get("trials", []))
+    return peeking_sentence() if added else ""
 
 
 def other_settings(data: SweepData) -> str:

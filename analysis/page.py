@@ -37,6 +37,8 @@ EVIDENCE_STEPS, EVIDENCE_SEEDS = 100, 3
 """Below this many steps or seeds the first screen says that the budget shows the machinery, not evidence."""
 NAMED_ARMS = 6
 """Up to so many arms are named above the table, which has them all."""
+ROWS = 10
+"""So many rows of the verdict table are seen without scrolling."""
 
 
 def render(data: SweepData, notebooks: Mapping[str, Executed]) -> str:
@@ -45,6 +47,7 @@ def render(data: SweepData, notebooks: Mapping[str, Executed]) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=fragments.shown
     )
+    environment.filters["folded"] = repeat.folded
     return environment.get_template("report.html.j2").render(
         **_first_screen(data),
         **_side_figures(data),
@@ -55,7 +58,7 @@ def render(data: SweepData, notebooks: Mapping[str, Executed]) -> str:
 
 
 def _first_screen(data: SweepData) -> dict[str, Any]:
-    final = stats.final_scores(data.table("eval"), data.test_split)
+    final = stats.final_scores(data.table("problems"), data.test_split)
     return {
         "data": data,
         "plan": data.plan,
@@ -64,11 +67,16 @@ def _first_screen(data: SweepData) -> dict[str, Any]:
         "counts": _counts(data),
         "primary": primary_sentence(data),
         "verdicts": fragments.table(tables.verdicts(data)),
+        "scrolls": len(data.arms) > ROWS,
         "accuracy": fragments.output(plots.accuracy_by_arm(final), "Accuracy by arm"),
         "entropy": fragments.output(plots.entropy_over_steps(data.table("steps")), "Entropy over steps"),
         "reconstructions": reconstructions(data),
         "filtering": data.filtering,
-        "remarks": [text for text in (*limits(data), looks.other_settings(data), *provenance.mixed(data)) if text],
+        "remarks": [
+            text
+            for text in (*limits(data), looks.price(data), looks.other_settings(data), *provenance.mixed(data))
+            if text
+        ],
     }
 
 

@@ -20,14 +20,20 @@ MOST_CODES = 2**62
 
 
 def read_run_table(
-    folder: Path, name: str, columns: Sequence[str], *, encoded: Sequence[str] = (), tries: int = 5
+    folder: Path,
+    name: str,
+    columns: Sequence[str],
+    *,
+    encoded: Sequence[str] = (),
+    newest: bool = False,
+    tries: int = 5,
 ) -> pa.Table | None:
     """All parts of one table of one run, in the order of their steps, or None where it has none.
 
     Columns that an older run of the same schema version did not write are null, or a value of FILLS. Texts of the
-    columns `encoded` come as dictionaries. The run may be alive: a part that vanishes or overlaps while it is being
-    replaced is looked at again. Raises ValueError for rows with equal keys, and for a part that is no whole parquet
-    file.
+    columns `encoded` come as dictionaries. `newest`: the newest part alone. The run may be alive: a part that vanishes
+    or overlaps while it is being replaced is looked at again. Raises ValueError for rows with equal keys, and for a
+    part that is no whole parquet file.
     """
     keys = list(schema.KEYS[name])
     needed = list(dict.fromkeys([*keys, *columns]))
@@ -35,7 +41,8 @@ def read_run_table(
         if attempt:
             time.sleep(0.05 * attempt)
         try:
-            parts = [_read_part(path, name, needed, encoded) for path in part_paths(folder / name)]
+            paths = part_paths(folder / name)
+            parts = [_read_part(path, name, needed, encoded) for path in (paths[-1:] if newest else paths)]
         except FileNotFoundError:
             continue
         if not parts:

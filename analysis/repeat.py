@@ -10,13 +10,16 @@ from typing import Any
 
 from analysis import provenance
 from analysis.load import SweepData
+from analysis.where import GREY_LEVELS
 
-GREY_LEVELS = ("view.step_size", "view.epsilon")
-"""Settings that the command line reads as grey levels or `none`, not as JSON."""
 PLACED = ("--results", "--jobs", "--on", "--cluster")
 """Options of a launch that say where and how, not what: they are kept from the launch that the plan remembers."""
 POINTS_FILE = "points.json"
 """The ledger of a search, in the sweep's folder."""
+
+
+WIDTH = 96
+"""Characters of a line of a command; a value stays on the line of its option."""
 
 
 def planned_steps(data: SweepData) -> int:
@@ -34,6 +37,22 @@ def command(data: SweepData) -> str:
     words += ["--steps", str(settings.pop("steps"))]
     words += [word for name, value in settings.items() for word in ("--set", f"{name}={setting(name, value)}")]
     return shlex.join(words)
+
+
+def folded(text: str) -> str:
+    """A long command over several lines, broken before options, as a shell reads it; other text as it is."""
+    if len(text) <= WIDTH:
+        return text
+    with contextlib.suppress(ValueError):
+        lines: list[str] = []
+        for word in map(shlex.quote, shlex.split(text)):
+            fits = lines and len(lines[-1]) + 1 + len(word) <= WIDTH
+            if lines and (fits or not word.startswith("-")):
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
+        return " \\\n  ".join(lines)
+    return text
 
 
 def _seeds(data: SweepData) -> int:
@@ -79,7 +98,7 @@ def report(data: SweepData) -> str:
     """The command that builds this report."""
     words = ["python", "-m", "analysis.report", data.name]
     words += [word for folder in data.results for word in ("--results", str(folder))]
-    return shlex.join(words)
+    return shlex.join([*words, *data.selection_options])
 
 
 def steps(data: SweepData) -> list[tuple[str, str]]:

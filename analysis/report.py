@@ -26,12 +26,12 @@ from analysis.load import SweepData, load_sweep
 from analysis.page import render
 from analysis.repeat import is_search
 from analysis.settings import varied
+from analysis.sweep_data import REPORT_FOLDER
 from analysis.where import Selection, parse_selection
 from analysis.whole import write_whole
 
 ORDER = ("accuracy", "entropy", "attack", "search", "reproduction")
 """Notebooks in the order of the page; others follow by name."""
-REPORT_FOLDER = "report"
 NOTHING = Selection()
 
 

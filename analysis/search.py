@@ -79,7 +79,7 @@ def read(data: SweepData) -> Search:
 
     Raises ValueError for a damaged ledger.
     """
-    scores = final_scores(data.table("eval"), data.validation_split)
+    scores = final_scores(data.table("problems"), data.validation_split)
     record = _record(data)
     if record is None:
         found, choices = parameters.of_sweep(data)

@@ -27,7 +27,7 @@ def side_figures(data: SweepData) -> pd.DataFrame:
     No split but that of the primary metric gets verdicts, and that one not here.
     Attacked evaluations are not among them: `attacked.robustness`.
     """
-    items = data.table("eval")
+    items = data.table("problems")
     own = (data.test_split, data.validation_split)
     shifted = [split for split in pd.unique(items["split"]) if split not in own and not attacked.is_attacked(split)]
     frame = stats.side_figures(items, [data.test_split, *sorted(shifted)])

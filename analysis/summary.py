@@ -20,7 +20,7 @@ def summary_table(data: SweepData) -> pd.DataFrame:
     Entropy is that of the validation completions after the last step (temperature 1). `went wrong` counts seeds, of all
     that have begun: those that diverged (see `health`), and those in which a detector fired.
     """
-    items = data.table("eval")
+    items = data.table("problems")
     final = stats.final_scores(items, data.test_split)
     entropy = stats.side_figures(items, [data.validation_split])
     cost = costs.mean_costs(data).set_index("arm")

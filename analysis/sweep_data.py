@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from saei import schema
 
 REPORT_FOLDER = "report"
 """In a sweep's folder: what is derived from its runs and can be made again."""
+STRIP = re.compile(r"step-(?P<step>[0-9]{1,12})-(?P<view>[^-]+)-(?P<problem>.+)", re.DOTALL)
+"""step-000010-egas-<problem id, percent-quoted>"""
 ARM_FACTS = ("in_contrast", "drops_groups")
 """Columns of every table that say of a row's arm whether it is one of the planned pair, and `SweepData.filtering`."""
 
@@ -43,6 +46,8 @@ class SweepData:
     """Trials that more than one of the results folders holds."""
     selection_note: str = ""
     """What this is a selection of, in sentences; "" for the whole sweep."""
+    selection_options: tuple[str, ...] = ()
+    """The selection as options of `analysis.report`."""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     """config.json of the trials that have begun, by trial id."""
     _tables: dict[tuple, pd.DataFrame] = field(default_factory=dict, repr=False)
@@ -106,19 +111,26 @@ class SweepData:
         return f"Merged from {places}; {self.in_several} of the trials are in more than one and count once."
 
     def table(
-        self, name: str, columns: Sequence[str] | None = None, *, trials: Sequence[str] | None = None
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        trials: Sequence[str] | None = None,
+        newest: bool = False,
     ) -> pd.DataFrame:
         """Rows of one table of all trials, with `arm`, `seed`, `trial_id`, `state` and ARM_FACTS.
 
         `columns` limits what is read; without it, everything but the completions' texts. `trials` (ids) limits the
-        trials. `problems` has one row per evaluation and problem where `eval` has one per completion: a tenth of the
-        rows, which is what large sweeps can afford. Raises ValueError for duplicate keys.
+        trials, `newest` the rows to those of each run's newest part, where its last evaluation is.
+        `problems` has one row per evaluation and problem where `eval` has one per completion: a tenth of the rows,
+        which is what large sweeps can afford. Raises ValueError for duplicate keys.
         """
         wanted = tuple(columns) if columns else all_columns(name)
-        key = (name, wanted, None if trials is None else tuple(trials))
+        key = (name, wanted, None if trials is None else tuple(trials), newest)
         if key not in self._tables:
             rows = self.trials if trials is None else self.trials[self.trials["trial_id"].isin(trials)]
-            frame = read_sweep_table(rows, name, wanted, self._kept if trials is None else None)
+            whole = trials is None and not newest
+            frame = read_sweep_table(rows, name, wanted, self._kept if whole else None, newest=newest)
             facts = {"in_contrast": self.plan.get("primary_contrast") or [], "drops_groups": self.filtering}
             self._tables[key] = frame.assign(**{fact: frame["arm"].isin(facts[fact]) for fact in ARM_FACTS})
         return self._tables[key]
@@ -146,11 +158,10 @@ class SweepData:
         rows = []
         for trial in self.trials.itertuples():
             images = sorted((trial.folder / schema.IMAGES_FOLDER).glob("step-*-*-*.png")) if trial.folder else []
-            for path in images:
-                # step-000010-egas-<problem id, percent-quoted>
-                _, step, view, problem = path.stem.split("-", 3)
-                row = {"arm": trial.arm, "seed": trial.seed, "step": int(step), "view": view}
-                rows.append({**row, "problem_id": unquote(problem), "path": path})
+            for path, name in ((path, STRIP.fullmatch(path.stem)) for path in images):
+                if name:  # a file that someone else put there is none of ours
+                    row = {"arm": trial.arm, "seed": trial.seed, "step": int(name["step"]), "view": name["view"]}
+                    rows.append({**row, "problem_id": unquote(name["problem"]), "path": path})
         return pd.DataFrame(rows, columns=["arm", "seed", "step", "view", "problem_id", "path"])
 
 

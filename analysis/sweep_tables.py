@@ -41,8 +41,12 @@ def all_columns(name: str) -> tuple[str, ...]:
     return tuple(column for column in COLUMNS[name] if column != "text")
 
 
-def read_sweep_table(trials: pd.DataFrame, name: str, columns: Sequence[str], kept: Path | None) -> pd.DataFrame:
+def read_sweep_table(
+    trials: pd.DataFrame, name: str, columns: Sequence[str], kept: Path | None, *, newest: bool = False
+) -> pd.DataFrame:
     """`columns` of a table of all trials, with state, arm, seed and trial_id. `kept`: the folder of kept tables.
+
+    `newest`: of the newest part of each run alone.
 
     In `problems`, texts are categorical. Raises ValueError as `read_run_table`.
     """
@@ -51,18 +55,18 @@ def read_sweep_table(trials: pd.DataFrame, name: str, columns: Sequence[str], ke
         tables = _through_kept(trials, name, columns, whole, kept / f"{name}.arrow")
     else:
         begun = [trial for trial in trials.itertuples() if trial.folder]
-        tables = _by_trial(begun, _read(begun, name, columns))
+        tables = _by_trial(begun, _read(begun, name, columns, newest=newest))
     return _as_frame(trials, tables, name, columns)
 
 
-def _read(runs: Sequence[Any], name: str, columns: Sequence[str]) -> Iterator[pa.Table | None]:
+def _read(runs: Sequence[Any], name: str, columns: Sequence[str], *, newest: bool = False) -> Iterator[pa.Table | None]:
     """The rows of each run in turn, None of a run without the table."""
 
     def one(trial: Any) -> pa.Table | None:
         if name in MADE_FROM:
             made = read_run_problems(trial.folder)
             return None if made is None else made.select(list(columns))
-        return read_run_table(trial.folder, name, columns)
+        return read_run_table(trial.folder, name, columns, newest=newest)
 
     with ThreadPoolExecutor(max_workers=min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         for first in range(0, len(runs), AT_ONCE):  # no more than these wait in memory

@@ -37,13 +37,17 @@ def progress(data: SweepData) -> pd.DataFrame:
 
 def examples(data: SweepData) -> pd.DataFrame:
     """A completion of each arm on the same test problem, as the model wrote it (untrusted text)."""
-    columns = ["split", "decoding", "problem_id", "index", "step", "answer", "accuracy", "text"]
-    rows = data.table("eval", columns)
-    rows = rows[(rows["split"] == data.test_split) & (rows["decoding"] == SAMPLED)]
-    if rows.empty:
+    tested = data.table("problems")
+    tested = tested[(tested["split"] == data.test_split) & (tested["decoding"] == SAMPLED)]
+    if tested.empty:
         return pd.DataFrame({"completions": ["none yet: no run has been tested"]})
-    rows = rows.sort_values(["arm", "step", "seed", "problem_id", "index"], ascending=[True, False, True, True, True])
-    first = rows.groupby("arm", observed=True).head(1)
+    tested = tested.sort_values(["arm", "step", "seed", "problem_id"], ascending=[True, False, True, True])
+    shown = tested.groupby("arm", observed=True).head(1)[["trial_id", "step", "problem_id"]].astype({"trial_id": "str"})
+    columns = ["split", "decoding", "problem_id", "index", "step", "answer", "accuracy", "text"]
+    rows = data.table("eval", columns, trials=shown["trial_id"].tolist(), newest=True)
+    rows = rows[(rows["split"] == data.test_split) & (rows["decoding"] == SAMPLED)]
+    rows = rows.merge(shown.astype({"problem_id": "str"}), on=["trial_id", "step", "problem_id"])
+    first = rows.sort_values(["arm", "index"]).groupby("arm", observed=True).head(1)
     return first[["arm", "problem_id", "answer", "accuracy", "text"]].reset_index(drop=True)
 
 

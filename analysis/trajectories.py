@@ -2,7 +2,7 @@
 
 # pandas carries no types that a checker can follow through groupby and itertuples
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false, reportIndexIssue=false
 
 import pandas as pd
 from matplotlib import rc_context
@@ -16,11 +16,13 @@ from saei.schema import SAMPLED
 
 
 def evaluations(data: SweepData) -> pd.DataFrame:
-    """`stats.scores` on the validation split with `entropy`: nats per token, mean over the sampled completions."""
-    items = data.table("eval")
+    """`stats.scores` on the validation split with `entropy`: nats, mean over the tokens of the sampled completions."""
+    items = data.table("problems")
     scored = stats.scores(items, data.validation_split)
     own = items[(items["split"] == data.validation_split) & (items["decoding"] == SAMPLED)]
-    entropy = own.groupby(["trial_id", "step"], as_index=False)["entropy"].mean()
+    weighed = own.assign(weighed=own["entropy"] * own["tokens"]).astype({"trial_id": "str"})
+    sums = weighed.groupby(["trial_id", "step"])[["weighed", "tokens"]].sum()
+    entropy = sums["weighed"].div(sums["tokens"]).rename("entropy").reset_index()
     return scored.merge(entropy, on=["trial_id", "step"], how="left")
 
 

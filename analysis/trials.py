@@ -167,7 +167,7 @@ def best_copy(trial_id: str, folders: Sequence[Path], now: float) -> tuple[Path,
 
 def same_as(folder: Path, results: Sequence[Path], sweep: str, trial_id: str) -> str:
     """Where a trial's rows are, inside its results folder, if not in the trial's own directory; else ""."""
-    for root in results:
+    for root in sorted(results, key=_depth):  # one may lie in another, such as results/reference
         if folder.is_relative_to(root):
             inside = str(folder.relative_to(root))
             return "" if inside == str(Path(sweep) / trial_id) else inside
@@ -179,10 +179,15 @@ def first_ends(roots: Iterable[Path], copies: Mapping[str, Sequence[Path]], now:
     ends = dict.fromkeys(roots, math.inf)
     for folder in (folder for found in copies.values() for folder in found):
         stand = standing(folder, now)
-        for root in ends:
-            if folder.is_relative_to(root) and stand["state"] == schema.FINISHED:
-                ends[root] = min(ends[root], stand["finished"])
+        own = next((root for root in sorted(ends, key=_depth) if folder.is_relative_to(root)), None)
+        if own is not None and stand["state"] == schema.FINISHED:
+            ends[own] = min(ends[own], stand["finished"])
     return ends
+
+
+def _depth(root: Path) -> int:
+    """For sorting, the innermost folder first."""
+    return -len(root.parts)
 
 
 def refuse_strays(

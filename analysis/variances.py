@@ -81,13 +81,13 @@ def measured(data: SweepData) -> Variances:
 
 def _runs(data: SweepData) -> pd.DataFrame:
     """A row per finished run: arm, seed, accuracy, `doubt` (mean p (1 - p)), `drawn` (variance from completions)."""
-    items = data.table("eval")
+    items = data.table("problems")
     items = items[(items["split"] == data.test_split) & (items["decoding"] == SAMPLED) & (items["state"] == FINISHED)]
     items = items[items["step"] == items.groupby("trial_id")["step"].transform("max")]
-    problems = items.groupby(["arm", "seed", "problem_id"], observed=True)["accuracy"].agg(["mean", "size"])
+    problems = items.rename(columns={"accuracy": "mean", "samples": "size"})[["arm", "seed", "mean", "size"]]
     # unbiased for p (1 - p)
     problems["doubt"] = problems["mean"] * (1 - problems["mean"]) * problems["size"] / (problems["size"] - 1)
-    grouped = problems.reset_index().groupby(["arm", "seed"], observed=True)
+    grouped = problems.groupby(["arm", "seed"], observed=True)
     runs = grouped.agg(
         accuracy=("mean", "mean"), doubt=("doubt", "mean"), problems=("mean", "size"), completions=("size", "median")
     ).reset_index()

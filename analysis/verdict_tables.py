@@ -123,7 +123,7 @@ def robust_table(data: SweepData) -> pd.DataFrame:
     """From FEWEST_SEEDS paired seeds on: mean and IQM of the difference with t interval and bootstrap, each with the
     coverage that it had in simulation."""
     rows, most = [], 0
-    final = stats.final_scores(data.table("eval"), data.test_split)
+    final = stats.final_scores(data.table("problems"), data.test_split)
     for row in compared(data).itertuples():
         if row.verdict in (BASELINE, ON_TOKENS) or not row.against:
             continue

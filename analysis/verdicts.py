@@ -52,7 +52,8 @@ def word(pairs: int, difference: float, p: float) -> str:
     """Rules 2 and 4; `p` is the (adjusted) p value to judge by, `difference` the mean over `pairs` seeds."""
     if pairs < SEEDS_FOR_P:
         return (NO_PAIR, ONE_SEED, TWO_SEEDS)[pairs]
-    if p >= ALPHA:
+    # a p that is no number decides nothing
+    if not p < ALPHA:
         return SAME
     return BETTER if difference > 0 else WORSE
 

@@ -153,6 +153,12 @@ class Selection:
                 raise ValueError(f"--where {condition.text!r}: no trial has a setting {condition.setting!r}; {cure}")
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """The selection as a command line has it, a time back from now as the moment that it was."""
+        since = () if self.since is None else ("--since", datetime.fromtimestamp(self.since).astimezone().isoformat())
+        return (*since, *(word for condition in self.conditions for word in ("--where", condition.text)))
+
+    @property
     def words(self) -> str:
         """The selection as it is said in a sentence."""
         parts = [condition.text for condition in self.conditions]

@@ -3,6 +3,7 @@
 The picture carries the completions that the attack read, token by token, and which of them it acted on.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +15,6 @@ from saei.config import RecordConfig
 from saei.policy import Policy
 from saei.recorder import Recorder
 from saei.rollout import GroupsInProgress
-from saei.types import AttackRow, Rollout
 
 MOST_TEXTS = 2
 """Completions that a strip carries."""
@@ -35,15 +35,18 @@ def save_strips(
         shown = list(zip(progress.prompts, progress.images[view], progress.rollouts, strict=True))
         for prompt, (moved, *_), rollouts in shown[: record.strips_per_step]:
             name = f"step-{step:06d}-{view}-{quote(prompt.problem_id, safe='')}.png"
-            texts = attack_texts(policy, attacks[prompt.problem_id], rollouts)
+            completions = [rollout.token_ids for rollout in rollouts]
+            texts = attack_texts(policy.decode, attacks[prompt.problem_id].kept, completions)
             recorder.picture(name, strip(prompt.images[0], moved[0]), texts)
 
 
-def attack_texts(policy: Policy, attack: AttackRow, rollouts: list[Rollout]) -> list[dict[str, Any]]:
-    """The first completions that `attack` read: their token texts, and the positions that it kept."""
+def attack_texts(
+    decode: Callable[[Sequence[int]], str], kept: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    """The first completions that an attack read: their token texts, and the positions that it `kept` of each."""
     return [
-        {"tokens": [policy.decode([token]) for token in rollout.token_ids], "kept": list(kept)}
-        for rollout, kept in zip(rollouts[:MOST_TEXTS], attack.kept[:MOST_TEXTS], strict=False)
+        {"tokens": [decode([token]) for token in token_ids], "kept": list(positions)}
+        for token_ids, positions in zip(completions[:MOST_TEXTS], kept, strict=False)
     ]
 
 

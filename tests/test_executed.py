@@ -19,9 +19,7 @@ from analysis.executed import execute_all
 from analysis.whole import whole_folder, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURE = (
-    "from matplotlib.figure import Figure\nfigure = Figure(figsize=(2, 1))\n_ = figure.subplots().set_title(word)\n"
-)
+FIGURE = "from matplotlib.figure import Figure\nshown = Figure()\n_ = shown.subplots().set_title(word)\nshown"
 
 
 def write(folder, name, *cells):

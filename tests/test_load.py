@@ -296,7 +296,8 @@ def test_conditions_hold_together_and_a_report_says_what_is_left_out(tmp_path):
     data = load.load_sweep(tmp_path, selection=selection)
     assert data.selection_note == (
         "Only trials with view.step_size > 1 and seed == 0: 1 of 4; left out: arm GRPO, 1 of 2 trials of SaEI. "
-        "Without the baseline GRPO no arm is compared with it."
+        "Verdicts and adjusted p values are those of the selected trials alone: a selection made after a look at "
+        "results is exploratory. Without the baseline GRPO no arm is compared with it."
     )
     assert data.arms == ["SaEI"] and data.plan["seeds"] == [0] and len(data.plan["trials"]) == 1
     assert len(data.table("steps")) == 8 and load.load_sweep(tmp_path).selection_note == ""
@@ -412,6 +413,16 @@ def test_scores_of_problems_are_scores_of_completions(tmp_path, decoding):
         )
     both = [stats.side_figures(data.table(name), ["test", "larger_grid"]) for name in ("problems", "eval")]
     pd.testing.assert_frame_equal(*both)
+
+
+def test_the_newest_parts_of_some_trials_are_read_alone(tmp_path):
+    small(tmp_path)
+    data = load.load_sweep(tmp_path)
+    chosen = [fake_id("GRPO", 1), fake_id("SaEI", 0)]
+    rows = data.table("eval", ["step", "text"], trials=chosen, newest=True)
+    # the parts are of steps 0 to 3 and 4 to 8; evaluations are at 0, 2, 4, 6, 8
+    assert set(rows["trial_id"]) == set(chosen) and set(rows["step"]) == {4, 6, 8}
+    assert set(data.table("eval", ["step", "text"])["step"]) == {0, 2, 4, 6, 8}
 
 
 def test_problems_of_an_older_run_have_no_figure(tmp_path):

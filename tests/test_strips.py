@@ -1,7 +1,6 @@
 """Strips carry what the attack read, and evaluation rows the figure that they are about."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -13,21 +12,15 @@ from saei.recorder import Recorder
 from saei.strips import MOST_TEXTS, attack_texts, strip
 
 
-def rollout(*tokens: int) -> SimpleNamespace:
-    return SimpleNamespace(token_ids=tokens)
-
-
 def test_the_texts_of_a_strip_are_token_by_token_with_the_kept_positions():
-    policy = SimpleNamespace(decode=lambda ids: "abcdefgh"[ids[0]])
-    attack = SimpleNamespace(kept=((0, 2), (1,), (0,)))
-    found = attack_texts(policy, attack, [rollout(0, 1, 2), rollout(7, 6), rollout(3), rollout(4)])  # pyright: ignore
+    kept = ((0, 2), (1,), (0,))
+    found = attack_texts(lambda ids: "abcdefgh"[ids[0]], kept, [(0, 1, 2), (7, 6), (3,), (4,)])
     assert found == [{"tokens": ["a", "b", "c"], "kept": [0, 2]}, {"tokens": ["h", "g"], "kept": [1]}]
     assert len(found) == MOST_TEXTS
 
 
 def test_an_attack_that_read_nothing_has_no_texts():
-    attack = SimpleNamespace(kept=())
-    assert attack_texts(SimpleNamespace(decode=str), attack, [rollout(1)]) == []  # pyright: ignore[reportArgumentType]
+    assert attack_texts(str, (), [(1,)]) == []
 
 
 def test_a_picture_keeps_its_texts_and_is_written_alike_twice(tmp_path):
