@@ -175,11 +175,8 @@ def gather(folders: Sequence[Path], sweep: str = "") -> tuple[list[SweepData], l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardArguments:
-    results: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")] = (
-        Path("results"),
-        Path("results/reference"),
-    )
-    """Results folders; every sweep in them may speak."""
+    results: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="DIR")] = ()
+    """Results folder [results and results/reference]; may be given several times. Every sweep in them may speak."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,17 +186,18 @@ def main(arguments: list[str] | None = None) -> int:
     from analysis import card_page
 
     settings = tyro.cli(CardArguments, args=arguments, prog="python -m analysis.card", description=__doc__)
-    sweeps, sentences = gather(settings.results)
+    folders = settings.results or (Path("results"), Path("results/reference"))
+    sweeps, sentences = gather(folders)
     found = evidence(sweeps)
     frame = card(sweeps, found)
     Console().print(card_page.in_terminal(frame))
     print(summary(frame))
     for sentence in sentences:
         print(sentence, file=sys.stderr)
-    if not settings.results or not settings.results[0].is_dir():
+    if not folders[0].is_dir():
         print("error: --results names no folder that is there, so card.html is not written", file=sys.stderr)
         return 2
-    print(card_page.write(settings.results[0] / "card.html", sweeps, found, frame, sentences).resolve())
+    print(card_page.write(folders[0] / "card.html", sweeps, found, frame, sentences).resolve())
     return 0
 
 
