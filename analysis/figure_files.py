@@ -5,7 +5,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import attacked, comparisons, costs, plots, settings, stats, swept_figures
+from analysis import (
+    attacked,
+    comparisons,
+    costs,
+    heat_maps,
+    plots,
+    settings,
+    stats,
+    style,
+    swept_figures,
+    training,
+    trajectories,
+)
 from analysis.load import SweepData
 from analysis.whole import whole_folder
 
@@ -20,16 +32,22 @@ FIGURES: dict[str, Callable[[SweepData], Drawn]] = {
     "accuracy_by_setting": lambda data: swept_figures.accuracy_by_setting(
         stats.final_scores(data.table("problems"), data.test_split), settings.varied(data)
     ),
+    "accuracy_by_two_settings": lambda data: heat_maps.accuracy_by_two_settings(
+        stats.final_scores(data.table("problems"), data.test_split), settings.varied(data)
+    ),
+    "accuracy_over_time": lambda data: comparisons.accuracy_over_time(costs.accuracy_by_tokens(data)),
+    "accuracy_against_entropy": lambda data: trajectories.accuracy_against_entropy(trajectories.evaluations(data)),
     "accuracy_under_attack": lambda data: comparisons.accuracy_under_attack(attacked.robustness(data)),
     "entropy_over_steps": lambda data: plots.entropy_over_steps(data.table("steps")),
+    "entropy_over_tokens": lambda data: comparisons.entropy_over_tokens(costs.entropy_by_tokens(data)),
     "entropy_by_view": lambda data: plots.entropy_by_view(data.table("views")),
     "entropy_by_band": lambda data: plots.entropy_by_band(data.table("steps")),
     "attack_gain_over_steps": lambda data: plots.attack_gain_over_steps(data.table("steps")),
     "reward_over_steps": lambda data: plots.reward_over_steps(data.table("steps")),
+    "clipping_over_steps": lambda data: training.clipping_over_steps(data.table("steps")),
     "length_over_steps": lambda data: plots.length_over_steps(data.table("steps")),
 }
 KINDS = ("png", "svg")
-DPI = 180
 
 
 def save_figures(data: SweepData, folder: Path) -> None:
@@ -41,6 +59,4 @@ def save_figures(data: SweepData, folder: Path) -> None:
         for name, draw in FIGURES.items():
             figure = draw(data)
             if isinstance(figure, Figure):
-                for kind in KINDS:
-                    figure.savefig(fresh / f"{name}.{kind}", dpi=DPI)
-                    figure.set_layout_engine("none")  # laid out once: the other kinds have the same places
+                style.save(figure, fresh / name, KINDS)

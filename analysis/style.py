@@ -1,6 +1,7 @@
 """How every figure looks, what stands in place of an empty one, and the files that it is saved to."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ class Sentence(str):
         return f"<p><em>{html.escape(self)}</em></p>"
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
     """Write `stem`.png, `stem`.svg (text as outlines) and `stem`.pdf (fonts embedded); returns their paths."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "pdf")]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     # fonts are chosen when a file is written, not when the figure is drawn
     with rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         for path in paths:
             figure.savefig(path, dpi=DOTS_PER_INCH)
+            figure.set_layout_engine("none")  # laid out once: the other kinds have the same places
     return paths

@@ -93,10 +93,11 @@ def checkpoint_pairs(data: SweepData, arm: str = "", against: str = "") -> pd.Da
     Without a primary contrast in the plan, the first arm beside the baseline. Raises ValueError for different problems.
     """
     if not arm:
-        arm, against = next(iter([pair for pair in [primary_pair(data), *pairs(data)] if all(pair)]), ("", ""))
+        real = [(one, other) for one, other in [primary_pair(data), *pairs(data)] if one and other and one != other]
+        arm, against = real[0] if real else ("", "")
     items = paired_items(data, arm, against)
     if items.empty:
-        return pd.DataFrame({"checkpoints": ["none yet: no seed has finished both arms"]})
+        return pd.DataFrame({"checkpoints": ["none yet: no seed has finished two arms to compare"]})
     rows = []
     for seed, both in items.groupby("seed"):
         sampled = sampled_pair(both["arm_accuracy"], both["against_accuracy"], both["figure"].tolist())

@@ -136,6 +136,17 @@ def test_no_pair_of_checkpoints_is_a_sentence(tmp_path):
     assert frame["checkpoints"][0].startswith("none yet")
 
 
+def test_an_arm_is_no_pair_with_itself(tmp_path):
+    folder = write_sweep(tmp_path, seeds=1, steps=2, problems=2)
+    plan = json.loads((folder / schema.PLAN_FILE).read_text())
+    (folder / schema.PLAN_FILE).write_text(
+        json.dumps({**plan, "primary_contrast": ["GRPO", "GRPO"], "baseline": "GRPO"})
+    )
+    data = load.load_sweep(tmp_path)
+    # the pair of the plan is skipped, and that of the baseline taken
+    assert "SaEI minus GRPO" in Table(tables.checkpoint_pairs(data)).to_html()
+
+
 def test_from_ten_seeds_on_the_bootstraps_stand_beside_with_their_simulated_coverage(tmp_path):
     right = {"grpo": [10] * 10, "saei": [14, 15, 13, 16, 14, 15, 12, 17, 14, 0]}
     data = sweep(tmp_path, right=right, seeds=10, problems=5, samples=4)
