@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis import attacked, stats
 from analysis.load import SweepData
+from analysis.problems import mean_entropy
 from saei.schema import FINISHED, SAMPLED
 
 MEASURED = ("arm", "seed", "value", "item_set", "items")
@@ -152,14 +153,11 @@ def _entropies(data: SweepData) -> pd.DataFrame:
     ]
     if rows.empty:
         return pd.DataFrame(columns=["arm", "seed", "step", "entropy", "items", "item_set"])
-    known = rows["entropy"].notna()
-    rows = rows.assign(weighed=(rows["entropy"] * rows["tokens"]).where(known), counted=rows["tokens"].where(known))
-    grouped = rows.groupby([*RUN, "step"], observed=True)
-    frame = grouped[["weighed", "counted"]].sum()
-    frame["entropy"] = frame["weighed"] / frame["counted"].where(frame["counted"] > 0)
+    evaluation = [*RUN, "step"]
+    frame, grouped = mean_entropy(rows, evaluation).to_frame(), rows.groupby(evaluation, observed=True)
     frame["items"] = grouped["problem_id"].nunique()
     frame["item_set"] = grouped["problem_id"].agg(lambda ids: hash(tuple(sorted(set(ids)))))
-    return frame.drop(columns=["weighed", "counted"]).dropna(subset=["entropy"]).reset_index()
+    return frame.dropna(subset=["entropy"]).reset_index()
 
 
 def _measured(frame: pd.DataFrame) -> pd.DataFrame:

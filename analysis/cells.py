@@ -2,6 +2,8 @@
 
 import math
 
+from analysis.verdicts import ALPHA
+
 EMPTY = "–"
 
 
@@ -23,7 +25,14 @@ def interval_text(low: float, high: float) -> str:
 def p_text(p: float) -> str:
     if math.isnan(p):
         return EMPTY
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    if p < 0.001:
+        return "< 0.001"
+    # a verdict turns on which side of ALPHA it lies, so that is told
+    return f"{p:.3f}" if f"{p:.3f}" != f"{ALPHA:.3f}" else f"{p:.5f}"
+
+
+def nats(entropy: float) -> str:
+    return EMPTY if math.isnan(entropy) else f"{entropy:.3f}"
 
 
 def amount(count: float) -> str:

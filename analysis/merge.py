@@ -20,8 +20,8 @@ def sweeps_in(results: Path) -> list[str]:
 
 def newest(results: Sequence[Path]) -> str:
     """Name of the sweep launched last in any of the folders, "" where there is none."""
-    found = {name: (root / name / schema.PLAN_FILE).stat().st_mtime for root in results for name in sweeps_in(root)[:1]}
-    return max(found, key=lambda name: found[name], default="")
+    plans = [root / name / schema.PLAN_FILE for root in results for name in sweeps_in(root)[:1]]
+    return max(plans, key=lambda path: path.stat().st_mtime).parent.name if plans else ""
 
 
 def read_plans(results: Sequence[Path], sweep: str) -> dict[Path, dict[str, Any]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.trials import PART
+from analysis.trials import PART, not_whole
 from saei import schema
 
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
@@ -35,7 +35,7 @@ def read_run_table(
     or overlaps while it is being replaced is looked at again. Raises ValueError for rows with equal keys, and for a
     part that is no whole parquet file.
     """
-    keys = list(schema.KEYS[name])
+    keys, gone = list(schema.KEYS[name]), None
     needed = list(dict.fromkeys([*keys, *columns]))
     for attempt in range(tries):
         if attempt:
@@ -43,8 +43,10 @@ def read_run_table(
         try:
             paths = part_paths(folder / name)
             parts = [_read_part(path, name, needed, encoded) for path in (paths[-1:] if newest else paths)]
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            gone = error
             continue
+        gone = None
         if not parts:
             return None
         # thousands of runs of thousands of small chunks take more memory than their rows
@@ -52,6 +54,8 @@ def read_run_table(
         codes = key_codes(table, keys)
         if (np.diff(codes) > 0).all() or len(np.unique(codes)) == len(codes):
             return table.select(list(columns))
+    if gone is not None:
+        raise ValueError(f"{gone.filename} is not there: a link to nothing, or a copy under way; copy it again")
     raise ValueError(f"{folder / name}: rows with equal keys ({', '.join(keys)}): two parts cover the same steps")
 
 
@@ -65,7 +69,10 @@ def part_paths(folder: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> list[list[str | int]]:
-    """Name, size and time of change (nanoseconds) of each part of a table: what changes when a part does."""
+    """Name, size and time of change (nanoseconds) of each part of a table: what changes when a part does.
+
+    Raises FileNotFoundError for a part that is a link to nothing.
+    """
     facts = ((path.name, path.stat()) for path in part_paths(folder))
     return [[name, fact.st_size, fact.st_mtime_ns] for name, fact in facts]
 
@@ -79,7 +86,7 @@ def _read_part(path: Path, name: str, columns: Sequence[str], encoded: Sequence[
         file = pq.ParquetFile(pa.BufferReader(data), metadata=facts, read_dictionary=known)
         present = file.read(columns=[column for column in columns if column in there], use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is no whole parquet file ({error}); copy it again, or delete its run") from error
+        raise not_whole(path, error) from error
     for column in columns:
         if column not in there:
             kind = TYPES[schema.TABLES[name][column]]

@@ -80,6 +80,17 @@ def as_problems(items: pd.DataFrame, run: Sequence[str]) -> pd.DataFrame:
     return frame.reset_index()
 
 
+def mean_entropy(rows: pd.DataFrame, by: Sequence[str]) -> pd.Series:
+    """Entropy (nats) over all tokens together of the `problems` or `eval` rows that are equal in the columns `by`.
+
+    Rows without an entropy do not count; NaN for a group of such rows alone.
+    """
+    weighed = (rows["entropy"] * rows["tokens"]).rename("weighed")
+    counted = rows[[*by, "tokens"]].assign(weighed=weighed, tokens=rows["tokens"].where(weighed.notna()))
+    sums = counted.groupby(list(by), observed=True)[["weighed", "tokens"]].sum()
+    return (sums["weighed"] / sums["tokens"].where(sums["tokens"] > 0)).rename("entropy")
+
+
 def same_items(ids: pd.Series) -> pd.Series:
     """A number per problem id; its sum over an evaluation is equal for two evaluations of the same problems."""
     if isinstance(ids.dtype, pd.CategoricalDtype):

@@ -9,7 +9,7 @@ import math
 import pandas as pd
 
 from analysis import attacked, costs, stats
-from analysis.cells import EMPTY, percent
+from analysis.cells import EMPTY, nats, percent
 from analysis.load import SweepData
 from analysis.table import captioned
 
@@ -36,7 +36,7 @@ def side_figures(data: SweepData) -> pd.DataFrame:
     for column in frame.columns:
         if column.startswith(("mean@", "pass@", "greedy")):
             frame[column] = frame[column].map(percent)
-    frame["entropy (nats)"] = frame["entropy (nats)"].map("{:.3f}".format)
+    frame["entropy (nats)"] = frame["entropy (nats)"].map(nats)
     return captioned(frame, NO_VERDICTS)
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from analysis.load import ARM_FACTS
-from analysis.problems import as_problems, same_items
+from analysis.problems import as_problems, mean_entropy, same_items
 from analysis.verdicts import ALPHA, BASELINE, NO_PAIR, SEEDS_FOR_P, word
 from saei.schema import FINISHED, GREEDY, SAMPLED
 
@@ -284,6 +284,7 @@ def side_figures(items: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
     for split in splits:
         sampled, greedy = final_scores(items, split), final_scores(items, split, GREEDY)
         ends = as_problems(_last_rows(items, split, SAMPLED), ["arm", "seed"])
+        entropies = mean_entropy(ends, ["arm"]) if len(ends) else {}
         for arm, runs in sampled.groupby("arm", observed=True):
             k, own = int(runs["samples"].min()), ends[ends["arm"] == arm]
             counted = zip(own["samples"], own["right"], strict=True)
@@ -292,7 +293,7 @@ def side_figures(items: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
             row["greedy"] = greedy.loc[greedy["arm"] == arm, "accuracy"].mean()
             row |= {
                 f"pass@{k}": float(np.mean(best)),
-                "entropy (nats)": np.average(own["entropy"], weights=own["tokens"]),
+                "entropy (nats)": entropies.get(arm, math.nan),
             }
             rows.append(row)
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import costs, health, stats
 from analysis.arms import reconstructions
-from analysis.cells import EMPTY, amount, duration, percent
+from analysis.cells import EMPTY, amount, duration, nats, percent
 from analysis.contrasts import diverged_seeds
 from analysis.load import SweepData
 from saei import schema
@@ -39,7 +39,7 @@ def summary_table(data: SweepData) -> pd.DataFrame:
                 "seeds": len(own),
                 f"{data.test_split}, {str(data.plan.get('primary_metric', '')).rpartition('/')[2]}": percent(own.mean())
                 + spread,
-                "entropy (nats)": f"{ends.iloc[0]:.3f}" if len(ends) else EMPTY,
+                "entropy (nats)": nats(ends.iloc[0]) if len(ends) else EMPTY,
                 "generated tokens": amount(spent["generated"]) if spent is not None else EMPTY,
                 "forward + backward tokens": amount(spent["processed"]) if spent is not None else EMPTY,
                 "time": duration(spent["seconds"]) if spent is not None else EMPTY,

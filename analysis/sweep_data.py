@@ -166,10 +166,18 @@ class SweepData:
 
 
 def trial_frame(rows: list[dict[str, Any]], arms: list[str]) -> pd.DataFrame:
-    """TRIAL_COLUMNS of the rows, by arm and seed. Raises ValueError for an arm with the same seed twice."""
+    """TRIAL_COLUMNS of the rows, by arm and seed. Raises ValueError for a seed of an arm, or one trial, twice."""
     frame = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
     twice = frame[frame.duplicated(["arm", "seed"])]
     if len(twice):
         raise ValueError(f"plan.json plans {twice.iloc[0]['arm']} seed {twice.iloc[0]['seed']} twice")
+    twice = frame[frame.duplicated("trial_id", keep=False)].sort_values("trial_id", kind="stable")
+    if len(twice):
+        first, second = twice["arm"].iloc[:2]
+        raise ValueError(
+            f"trial {twice['trial_id'].iloc[0]} is planned as {first} and as {second}: an arm was renamed between two "
+            "launches, and would be compared with itself; report on the folders one by one, or give it one name in "
+            "both plan.json"
+        )
     frame["arm"] = pd.Categorical(frame["arm"], categories=arms, ordered=True)
     return frame.sort_values(["arm", "seed"], ignore_index=True)

@@ -106,7 +106,10 @@ def _by_trial(trials: Sequence[Any], read: Iterator[pa.Table | None]) -> dict[st
 def _run(trial: Any, name: str) -> _Run:
     if trial.state != schema.FINISHED:
         return _Run(trial, "", 0)
-    parts = fingerprint(trial.folder / MADE_FROM.get(name, name))
+    try:
+        parts = fingerprint(trial.folder / MADE_FROM.get(name, name))
+    except FileNotFoundError:
+        return _Run(trial, "", 0)  # whoever reads it says what is wrong
     return _Run(trial, source_of(trial.trial_id, parts, COLUMNS[name]), len(parts))
 
 

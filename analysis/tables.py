@@ -22,7 +22,7 @@ from saei.schema import SAMPLED
 __all__ = [
     "EMPTY", "Table", "alarm_table", "amount", "captioned", "checkpoint_pairs", "cost_table", "duration",
     "equal_tokens_table", "examples", "interval_text", "last_steps", "p_text", "percent", "points", "progress",
-    "robust_table", "robustness_table", "side_figures", "summary_table", "unfinished", "verdict_sentence", "verdicts",
+    "robust_table", "robustness_table", "side_figures", "summary_table", "verdict_sentence", "verdicts",
 ]  # fmt: skip
 
 
@@ -49,12 +49,6 @@ def examples(data: SweepData) -> pd.DataFrame:
     rows = rows.merge(shown.astype({"problem_id": "str"}), on=["trial_id", "step", "problem_id"])
     first = rows.sort_values(["arm", "index"]).groupby("arm", observed=True).head(1)
     return first[["arm", "problem_id", "answer", "accuracy", "text"]].reset_index(drop=True)
-
-
-def unfinished(data: SweepData) -> pd.DataFrame:
-    """Planned trials that have not finished, with where they stand."""
-    frame = data.trials[data.trials["state"] != "finished"]
-    return frame[["arm", "seed", "state", "step", "steps", "message", "trial_id"]].reset_index(drop=True)
 
 
 def alarm_table(data: SweepData) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from analysis import lines, stats
 from analysis.load import SweepData
+from analysis.problems import mean_entropy
 from analysis.style import STYLE, Sentence
 from saei.schema import SAMPLED
 
@@ -20,10 +21,8 @@ def evaluations(data: SweepData) -> pd.DataFrame:
     items = data.table("problems")
     scored = stats.scores(items, data.validation_split)
     own = items[(items["split"] == data.validation_split) & (items["decoding"] == SAMPLED)]
-    weighed = own.assign(weighed=own["entropy"] * own["tokens"]).astype({"trial_id": "str"})
-    sums = weighed.groupby(["trial_id", "step"])[["weighed", "tokens"]].sum()
-    entropy = sums["weighed"].div(sums["tokens"]).rename("entropy").reset_index()
-    return scored.merge(entropy, on=["trial_id", "step"], how="left")
+    entropy = mean_entropy(own.astype({"trial_id": "str"}), ["trial_id", "step"])
+    return scored.merge(entropy.reset_index(), on=["trial_id", "step"], how="left")
 
 
 def accuracy_against_entropy(scored: pd.DataFrame) -> Figure | Sentence:

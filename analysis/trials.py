@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ def standing(folder: Path, now: float) -> dict[str, Any]:
 def best_copy(trial_id: str, folders: Sequence[Path], now: float) -> tuple[Path, dict[str, Any]]:
     """The copy of a trial that counts, and its `standing`: a finished one, else the one that came furthest.
 
+    Of equals the one with most tables: a copy for the repository lacks some.
     Raises ValueError for two finished copies with different rows.
     """
     stands = [(folder, standing(folder, now)) for folder in folders]
@@ -160,6 +161,7 @@ def best_copy(trial_id: str, folders: Sequence[Path], now: float) -> tuple[Path,
         key=lambda pair: (
             pair[1]["state"] == schema.FINISHED,
             pair[1]["step"],
+            sum((pair[0] / table).is_dir() for table in schema.TABLES),
             pair[1]["finished"] if pair[1]["finished"] == pair[1]["finished"] else 0.0,
         ),
     )
@@ -174,14 +176,21 @@ def same_as(folder: Path, results: Sequence[Path], sweep: str, trial_id: str) ->
     return str(folder)
 
 
-def first_ends(roots: Iterable[Path], copies: Mapping[str, Sequence[Path]], now: float) -> dict[Path, float]:
-    """Results folder -> when the first of its trials ended, seconds since 1970; math.inf where none has."""
-    ends = dict.fromkeys(roots, math.inf)
+def first_ends(
+    plans: Mapping[Path, Mapping[str, Any]], copies: Mapping[str, Sequence[Path]], now: float
+) -> dict[Path, float]:
+    """Results folder -> when the first of its trials ended, seconds since 1970; math.inf where none has.
+
+    What had ended before the folder's own plan was launched, such as a trial of another sweep that is pointed to, does
+    not count: that plan was made knowing it, too.
+    """
+    ends = dict.fromkeys(plans, math.inf)
     for folder in (folder for found in copies.values() for folder in found):
         stand = standing(folder, now)
         own = next((root for root in sorted(ends, key=_depth) if folder.is_relative_to(root)), None)
         if own is not None and stand["state"] == schema.FINISHED:
-            ends[own] = min(ends[own], stand["finished"])
+            launched = plans[own].get("first_launch") or 0.0
+            ends[own] = min(ends[own], stand["finished"]) if stand["finished"] >= launched else ends[own]
     return ends
 
 
@@ -227,6 +236,18 @@ def _listing(folder: Path) -> list[tuple[str, int]]:
 
 
 def _rows(folder: Path) -> int:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return sum(pq.read_metadata(path).num_rows for path in folder.glob("part-*.parquet"))
+    count = 0
+    for path in folder.glob("part-*.parquet"):
+        try:
+            count += pq.read_metadata(path).num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise not_whole(path, error) from error
+    return count
+
+
+def not_whole(path: Path, error: Exception) -> ValueError:
+    """What to raise for a part of a table that cannot be read."""
+    return ValueError(f"{path} is no whole parquet file ({error}); copy it again, or delete its run")

@@ -55,5 +55,6 @@ def why(data: SweepData) -> str:
     if failed.empty:
         return ""
     row = next(failed.itertuples())
-    places = [word for folder in data.results[:1] for word in ("--results", str(folder))]
+    holding = [folder for folder in data.results if row.folder.is_relative_to(folder)]
+    places = [word for folder in holding[:1] for word in ("--results", str(folder))]
     return shlex.join(["python", "sweeps/run.py", "why", f"{data.name}/{row.arm}-s{row.seed}", *places])

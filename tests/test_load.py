@@ -1,6 +1,7 @@
 """Results copied from several places load as if they had been made in one; what is half, renamed or torn is refused."""
 
 import json
+import math
 import os
 import shutil
 import time
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import load, problems, stats, sweep_tables
+from analysis import cells, load, merge, problems, stats, sweep_tables, tables, trajectories, unfinished
 from analysis.where import parse_condition, parse_selection, parse_since
 from saei import schema
 from tests.fake_results import fake_id, write_sweep
@@ -155,6 +156,58 @@ def test_seeds_launched_elsewhere_after_a_trial_had_ended_are_exploratory(tmp_pa
     assert {entry["launch"] for entry in entries if entry["seed"] == 1} == {1}
 
 
+def test_what_had_ended_before_the_first_plan_was_launched_makes_no_later_one_exploratory(tmp_path):
+    folders = split_in_two(small(tmp_path / "one"), tmp_path)
+    first, second = (folder / "fake" for folder in folders)
+    change(first / schema.PLAN_FILE, first_launch=100.0)
+    # a trial of another sweep that the first folder points to
+    small(folders[0], name="before")
+    shutil.rmtree(first / fake_id("GRPO", 0))
+    (first / fake_id("GRPO", 0)).mkdir()
+    (first / fake_id("GRPO", 0) / schema.SAME_AS_FILE).write_text(f"../../before/{fake_id('GRPO', 0)}")
+    change(folders[0] / "before" / fake_id("GRPO", 0) / schema.DONE_FILE, finished=50.0)
+    change(first / fake_id("SaEI", 0) / schema.DONE_FILE, finished=200.0)
+    for launched, late in ((150.0, False), (250.0, True)):
+        change(second / schema.PLAN_FILE, first_launch=launched)
+        assert exploratory(folders) == {0: False, 1: late}
+
+
+def test_of_two_finished_copies_the_one_with_more_tables_counts_in_any_order(tmp_path):
+    whole, bare = small(tmp_path / "whole"), small(tmp_path / "bare")
+    for run in bare.glob("*-s*"):
+        shutil.rmtree(run / "attacks", ignore_errors=True)
+    for folders in ([whole.parent, bare.parent], [bare.parent, whole.parent]):
+        data = load.load_sweep(folders, "fake")
+        assert set(data.table("attacks")["arm"]) == {"SaEI"}
+
+
+def test_a_torn_part_in_one_of_two_finished_copies_is_refused_by_name(tmp_path):
+    first, second = small(tmp_path / "a"), small(tmp_path / "b")
+    part = second / fake_id("GRPO", 0) / "steps" / "part-000004-000008.parquet"
+    for size in (900, 0):
+        os.truncate(part, size)
+        assert refusal([first.parent, second.parent]).startswith(f"{part} is no whole parquet file")
+
+
+def test_an_arm_that_two_folders_name_differently_is_refused(tmp_path):
+    first, second = small(tmp_path / "a"), small(tmp_path / "b")
+    plan = json.loads((second / schema.PLAN_FILE).read_text())
+    arms = [*plan["arms"], {"name": "SaEI again"}]
+    trials = [{**trial, "arm": f"{trial['arm']} again"} for trial in plan["trials"] if trial["arm"] == "SaEI"]
+    change(second / schema.PLAN_FILE, arms=arms, trials=[*plan["trials"][:2], *trials])
+    assert f"trial {fake_id('SaEI', 0)} is planned as SaEI and as SaEI again" in refusal([first.parent, second.parent])
+
+
+def test_the_newest_sweep_is_that_of_the_newest_plan_in_any_folder(tmp_path):
+    for place, name, launched in (("a", "first", 30), ("b", "first", 10), ("c", "second", 20)):
+        plan = tmp_path / place / name / schema.PLAN_FILE
+        plan.parent.mkdir(parents=True)
+        plan.write_text("{}")
+        os.utime(plan, (launched, launched))
+    assert merge.newest([tmp_path / place for place in "abc"]) == "first"
+    assert merge.newest([tmp_path / "nothing"]) == ""
+
+
 def test_a_pointer_leads_into_another_folder(tmp_path):
     small(tmp_path / "a", name="first")
     second = small(tmp_path / "b", name="second", leave_out=[("GRPO", 0)])
@@ -227,6 +280,24 @@ def test_what_was_copied_half_is_refused_with_a_cure(tmp_path, how, said):
     folder = small(tmp_path)
     damaged(folder / fake_id("SaEI", 1), how)
     assert said in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["steps", "problems"])
+def test_a_part_that_is_a_link_to_nothing_is_refused_by_name(tmp_path, table):
+    folder = small(tmp_path)
+    part = folder / fake_id("SaEI", 1) / sweep_tables.MADE_FROM.get(table, table) / "part-000004-000008.parquet"
+    part.unlink()
+    part.symlink_to("../../elsewhere.parquet")
+    data = load.load_sweep(tmp_path)
+    with pytest.raises(ValueError, match=r"part-000004-000008.parquet is not there: a link to nothing"):
+        data.table(table)
+
+
+def test_the_command_about_a_failed_trial_names_the_folder_that_has_it(tmp_path):
+    first = small(tmp_path / "a", leave_out=[("SaEI", 1)])
+    second = small(tmp_path / "b", unfinished={("SaEI", 1): schema.FAILED})
+    told = unfinished.why(load.load_sweep([first.parent, second.parent], "fake"))
+    assert told == f"python sweeps/run.py why fake/SaEI-s1 --results {second.parent}"
 
 
 def test_a_renamed_sweep_is_refused_with_the_way_back(tmp_path):
@@ -401,6 +472,20 @@ def test_entropy_of_a_problem_is_weighted_by_tokens():
     (row,) = problems.per_problem(pa.table(rows)).to_pylist()
     assert row["entropy"] == pytest.approx(0.325)
     assert (row["samples"], row["right"], row["accuracy"], row["tokens"]) == (2, 1.0, 0.5, 40)
+
+
+def test_entropies_that_are_not_known_do_not_count_as_zero(tmp_path):
+    rows = pd.DataFrame({"arm": list("aaab"), "entropy": [0.1, 0.4, math.nan, math.nan], "tokens": [10, 30, 60, 20]})
+    found = problems.mean_entropy(rows, ["arm"])
+    assert found["a"] == pytest.approx(0.325) and math.isnan(found["b"])  # (0.1 x 10 + 0.4 x 30) / 40
+    data = load.load_sweep(small(tmp_path).parent)
+    own = data.table("problems")
+    own.loc[own["arm"] == "SaEI", "entropy"] = math.nan
+    known = trajectories.evaluations(data).groupby("arm", observed=True)["entropy"].count()
+    assert known["GRPO"] > 0 and known["SaEI"] == 0
+    for table in (tables.side_figures(data), tables.summary_table(data)):
+        empty = table["entropy (nats)"] == cells.EMPTY
+        assert set(table.loc[empty, "arm"]) == {"SaEI"} and set(table.loc[~empty, "arm"]) == {"GRPO"}
 
 
 @pytest.mark.parametrize("decoding", ["sampled", "greedy"])

@@ -1,6 +1,9 @@
 import math
 
+import pytest
+
 from analysis import looks
+from analysis.cells import p_text
 from analysis.load import load_sweep
 from analysis.verdicts import SAME, word
 from sweeps.definition import Sweep
@@ -41,3 +44,18 @@ def test_what_looking_costs_is_told_where_trials_were_added_and_only_there(tmp_p
 
 def test_a_p_value_that_is_no_number_decides_nothing():
     assert word(3, math.nan, math.nan) == SAME
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.04996, "0.04996"),
+        (0.05004, "0.05004"),
+        (0.0494, "0.049"),
+        (0.0506, "0.051"),
+        (0.0004, "< 0.001"),
+        (1.0, "1.000"),
+    ],
+)
+def test_on_which_side_of_the_mark_a_p_value_lies_can_be_read(p, text):
+    assert p_text(p) == text
