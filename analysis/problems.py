@@ -5,7 +5,8 @@ need, and a tenth of the rows.
 """
 
 # pandas carries no types that a checker can follow
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportIndexIssue=false
 
 from collections.abc import Sequence
 from pathlib import Path
