@@ -91,7 +91,7 @@ def _place(data: SweepData) -> str:
 
 
 def _best(alternatives: Alternatives, sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The rows of the alternative with most paired seeds; reasons where none has any."""
+    """The rows of the alternative with most answers, then with most paired seeds; reasons where none has any."""
     candidates = [
         (panel, _rows(panel, source)) for panel in alternatives for source in sources if source.data.name == panel.sweep
     ]

@@ -1,8 +1,9 @@
 """Which sweep may speak to which claim, by which arms and which measure: fixed here, before any result is looked at.
 
 A claim has one or more parts that are all needed; a part has alternatives in order. Of the alternatives the card takes
-the one with most paired seeds, the first listed among equals; one that only stands in for the claim's own contrast
-(`stand_in`) comes after all others. Sweeps are never pooled, and no size of any difference enters the choice.
+the one that answers most of the claim's contrasts with three paired seeds or more, of these the one with most seeds,
+the first listed among equals; one that only stands in for the claim's own contrast (`stand_in`) comes after all others.
+Sweeps are never pooled, and no size of any difference enters the choice.
 """
 
 from dataclasses import dataclass
@@ -234,6 +235,15 @@ SOURCES: dict[str, tuple[Alternatives, ...]] = {
                         "step 0": "step_zero",
                         "GRPO at its cost": "grpo_matched",
                     },
+                ),
+                sign=0,
+            ),
+        ),
+        (
+            Panel(
+                sweep="tsec_ratio",
+                contrasts=_against_each(
+                    "SaEI", "middle_1_3", {"3/5": "middle_3_5", "1/2": "middle_1_2", "1/5": "middle_1_5"}
                 ),
                 sign=0,
             ),

@@ -24,7 +24,8 @@ SCREEN_DPI, SHARPNESS = 110, 2
 """A figure's inch is so many CSS pixels, and so many times as many in the file."""
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, half surrogates, and those that turn the direction of what follows."""
-WORD_END = re.compile(r"(?<=[._])(?=\w)")
+WORD_END = re.compile(r"(?<=[A-Za-z_][._])(?=\w)")
+"""Within a name of code, not within an amount."""
 NUMBER = re.compile(
     r"(?:[<>≈] ?|about |more than )?[+\-−±]?(?:\d[\d.,]*(?:e[+-]?\d+)?|nan|inf)(?!\w)"
     r"(?:[ %×()+\-−–/.,;\d]|to|s|min|h|k|M|G|paired|levels)*"
@@ -88,7 +89,7 @@ def clean(html: str) -> str:
 def align(tree: ElementTree.Element) -> None:
     """Mark the cells of columns that hold amounts only, so that they line up at the right; heads say their scope.
 
-    A head that is the name of a setting may break where its words end.
+    Names, in heads and in the first column, may break where their words end.
     """
     body = [list(row) for row in tree.iterfind("tbody/tr")]
     head = [list(row) for row in tree.iterfind("thead/tr")]
@@ -101,10 +102,12 @@ def align(tree: ElementTree.Element) -> None:
                 cell.set("class", "amount")
     for cell in (cell for row in head for cell in row):
         cell.set("scope", "col")
-        if cell.text and not len(cell):
-            cell.text, *others = WORD_END.split(cell.text)
-            for other in others:
-                ElementTree.SubElement(cell, "wbr").tail = other
+    for cell in (cell for row in [*head, *(cells[:1] for cells in body)] for cell in row):
+        cell.text, *others = WORD_END.split(cell.text or "")
+        for number, other in enumerate(others):
+            breaking = ElementTree.Element("wbr")
+            breaking.tail = other
+            cell.insert(number, breaking)
 
 
 def output(figure: Figure | plots.Sentence, about: str = "") -> Markup:

@@ -30,6 +30,8 @@ from saei.schema import FINISHED, GREEDY, SAMPLED
 
 CONFIDENCE, POWER = 0.95, 0.8
 MOST_SEEDS = 10_000
+DECIMALS = 12
+"""Of a difference between scores that counts as one."""
 
 COMPARED_COLUMNS = (
     "arm", "seeds", "score", "pairs", "difference", "low", "high", "sd", "p", "p_judged", "mde", "seeds_needed",
@@ -147,7 +149,9 @@ def p_value(values: Sequence[float]) -> float:
     seeds = len(values)
     if seeds < SEEDS_FOR_P:
         return math.nan
-    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+    # scores that are equal but were added up in another order differ by some 1e-17, which is no difference
+    differences = np.round(values, DECIMALS)
+    mean, sd = float(np.mean(differences)), float(np.std(differences, ddof=1))
     if sd == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stats.t.sf(abs(mean) / sd * math.sqrt(seeds), seeds - 1))

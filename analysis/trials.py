@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         tree = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); copy it again, restore or delete it") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no JSON object; copy it again, restore or delete it")
@@ -129,16 +129,23 @@ def part_ranges(folder: Path) -> list[tuple[int, int]]:
 def standing(folder: Path, now: float) -> dict[str, Any]:
     """State, step, steps and message of a run, and `finished`: when it ended, or was last heard of (NaN: unknown)."""
     status = read_json(folder / schema.STATUS_FILE) or {}
-    row = {key: status.get(key, empty) for key, empty in (("step", 0), ("steps", 0), ("message", ""))}
-    heard = status.get("heartbeat") or math.nan
+    row = {key: _typed(status, key, empty) for key, empty in (("step", 0), ("steps", 0), ("message", ""))}
+    heard = _typed(status, "heartbeat", 0.0) or math.nan
     if (folder / schema.DONE_FILE).exists():
         sealed = read_json(folder / schema.DONE_FILE) or {}
-        return {**row, "state": schema.FINISHED, "finished": float(sealed.get("finished") or heard)}
-    state = status.get("state", schema.INTERRUPTED) if status else MISSING
+        return {**row, "state": schema.FINISHED, "finished": float(_typed(sealed, "finished", 0.0) or heard)}
+    state = _typed(status, "state", schema.INTERRUPTED) if status else MISSING
     silent = not now - heard <= STALE_SECONDS
     if state == schema.FINISHED or (state == schema.RUNNING and silent):
         state = schema.INTERRUPTED
     return {**row, "state": state, "finished": float(heard)}
+
+
+def _typed(tree: Mapping[str, Any], key: str, empty: Any) -> Any:
+    """A text or number as `empty` is, which stands for one that is absent or something else."""
+    value = tree.get(key)
+    kinds = str if isinstance(empty, str) else (int, float)
+    return value if isinstance(value, kinds) and not isinstance(value, bool) else empty
 
 
 def best_copy(trial_id: str, folders: Sequence[Path], now: float) -> tuple[Path, dict[str, Any]]:

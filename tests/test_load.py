@@ -595,3 +595,24 @@ def test_tables_that_cannot_be_kept_are_read_from_the_parts(tmp_path, keeping):
     folder = small(tmp_path)
     (folder / "report").write_text("a file where the folder would be")
     assert len(load.load_sweep(tmp_path).table("steps")) == 4 * 8
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (schema.STATUS_FILE, '{"step": [], "steps": {}, "message": 7, "heartbeat": "now", "state": null}'),
+        (schema.DONE_FILE, '{"finished": "yesterday"}'),
+    ],
+)
+def test_values_of_another_kind_in_a_run_s_papers_are_as_absent(tmp_path, file, text):
+    folder = small(tmp_path)
+    (folder / fake_id("SaEI", 1) / file).write_text(text)
+    trials = load.load_sweep(tmp_path).trials.set_index("trial_id")
+    assert trials.loc[fake_id("SaEI", 1), "state"] == schema.FINISHED
+
+
+def test_json_nested_without_end_is_a_sentence(tmp_path):
+    folder = small(tmp_path)
+    (folder / fake_id("SaEI", 1) / schema.STATUS_FILE).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="copy it again, restore or delete it"):
+        load.load_sweep(tmp_path)

@@ -42,8 +42,9 @@ def test_the_page_is_html_without_a_parse_error_whatever_is_in_it(folder):
 
 
 def test_the_name_of_a_setting_may_break_where_its_words_end():
-    found = str(fragments.table(pd.DataFrame({"select.drop_low": ["1/3"], "a b": ["x_y"]})))
-    assert "select.<wbr>drop_<wbr>low</th>" in found and "a b</th>" in found and "x_y</td>" in found
+    found = str(fragments.table(pd.DataFrame({"select.drop_low": ["random_third", "1.5"], "a b": ["x_y", "z"]})))
+    assert "select.<wbr>drop_<wbr>low</th>" in found and "a b</th>" in found
+    assert "random_<wbr>third</td>" in found and "1.5</td>" in found and "x_y</td>" in found
 
 
 def test_amounts_stand_at_the_right_and_names_at_the_left():

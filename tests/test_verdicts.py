@@ -111,6 +111,12 @@ def test_the_seeds_needed_are_statsmodels(effect):
     assert stats.seeds_needed(-effect, 1.0) == stats.seeds_needed(effect, 1.0)
 
 
+def test_scores_that_differ_by_the_order_of_a_sum_do_not_differ():
+    assert 0.1 + 0.2 - 0.3 > 0
+    assert stats.p_value([0.1 + 0.2 - 0.3, 0.0, 1e-17, 5e-17]) == 1.0
+    assert stats.p_value([0.01, 0.01, 0.01]) == 0.0
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 24])
 def test_holm_is_statsmodels(count):
     p = np.random.default_rng(count).random(count) ** 3
