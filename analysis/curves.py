@@ -37,6 +37,9 @@ from analysis.style import STYLE, Sentence
 SMOOTHED_TO = 40
 """Curves longer than this are averaged over windows of about steps / 40 steps."""
 
+MOST_PANELS = 12
+"""Small multiples of more arms than this are no longer read side by side."""
+
 Lines = Sequence[tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
 """Name, column, and which rows of the arm."""
 
@@ -143,11 +146,16 @@ def panels(
 ) -> Figure | Sentence:
     """Small multiples: one panel per arm with the same axes, the given lines in each; `notes` on some of the arms.
 
+    Of many arms, MOST_PANELS: those that the question is about, then in the order of the plan; the title says so.
     `log`: the y axis is logarithmic, where there is a number above 0; what is 0 falls out of it.
     """
     if frame.empty:
         return Sentence(empty)
-    arms = [arm for arm in arms_of(frame) if (frame["arm"] == arm).any()]
+    there = [arm for arm in arms_of(frame) if (frame["arm"] == arm).any()]
+    behind = background(frame)
+    first = sorted(there, key=lambda arm: arm in behind)[:MOST_PANELS]
+    arms = [arm for arm in there if arm in first]
+    frame = frame.loc[frame["arm"].isin(arms)]
     columns = min(3, len(arms))
     rows = -(-len(arms) // columns)
     styles = arm_styles([name for name, _, _ in lines])
@@ -179,4 +187,6 @@ def panels(
         fullest = max(grid[: len(arms)], key=lambda axes: len(axes.get_legend_handles_labels()[1]))
         legend_below(figure, fullest)
         figure.supylabel(label, fontsize=10)
+        if len(arms) < len(there):
+            figure.suptitle(f"{len(arms)} of {len(there)} arms", color="0.35", size=9)
     return figure

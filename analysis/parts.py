@@ -1,6 +1,5 @@
 """Tables of one run, from their parquet parts. The run may be alive: its open part is replaced after every step."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.trials import PART, not_whole
+from analysis.trials import not_whole
 from saei import schema
+from saei.parts import part_paths
 
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
 FILLS = {("attacks", "image"): 0}
@@ -57,15 +57,6 @@ def read_run_table(
     if gone is not None:
         raise ValueError(f"{gone.filename} is not there: a link to nothing, or a copy under way; copy it again")
     raise ValueError(f"{folder / name}: rows with equal keys ({', '.join(keys)}): two parts cover the same steps")
-
-
-def part_paths(folder: Path) -> list[Path]:
-    """The parts of a table in the order of their steps; none where there is no such folder."""
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name for name in sorted(filter(PART.fullmatch, names))]
 
 
 def fingerprint(folder: Path) -> list[list[str | int]]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from saei import schema
+from saei.parts import part_paths, write_part
 
 KEPT_TABLES = ("steps", "views", "attacks", "eval")
 KEPT_FILES = (
@@ -63,7 +64,7 @@ def keep(sweep: str, results: Path, out: Path) -> Path:
         if (trial / schema.SAME_AS_FILE).exists():
             shutil.copy(trial / schema.SAME_AS_FILE, target / trial.name)
         for table in KEPT_TABLES:
-            parts = sorted((trial / table).glob("part-*.parquet"))
+            parts = part_paths(trial / table)
             if parts:
                 _write_one_part(parts, target / trial.name / table)
     return target
@@ -82,7 +83,7 @@ def _write_one_part(parts: list[Path], folder: Path) -> None:
         rows = rows.set_column(rows.column_names.index("text"), "text", empty)
     steps = rows["step"].to_numpy()
     folder.mkdir()
-    pq.write_table(rows, folder / f"part-{steps.min():06d}-{steps.max():06d}.parquet", compression="zstd")
+    write_part(folder, steps.min(), steps.max(), rows)
 
 
 def main() -> int:

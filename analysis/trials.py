@@ -7,19 +7,18 @@ half of a run would look like any other.
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from saei import schema
+from saei.parts import part_paths, part_ranges
 
 MISSING = "missing"
 STALE_SECONDS = 600.0
 """A run that says it is running, but has not written its status for this long, was interrupted."""
 
 MOST_POINTERS = 8
-PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 EVERY_STEP = ("steps", "views")
 """Tables with rows of every step; rollouts and attacks are left out of what is kept in the repository."""
 
@@ -115,15 +114,6 @@ def _check_whole(folder: Path, steps: int) -> None:
             f"{folder} is finished, but the part of eval with its last evaluation (step {steps}) is not there: it was "
             "copied half; copy it again, or delete it"
         )
-
-
-def part_ranges(folder: Path) -> list[tuple[int, int]]:
-    """First and last step of each part of a table, by the names, in order."""
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted((int(match[1]), int(match[2])) for match in map(PART.fullmatch, names) if match)
 
 
 def standing(folder: Path, now: float) -> dict[str, Any]:
@@ -239,7 +229,7 @@ def _unlike(one: Path, other: Path) -> str:
 
 
 def _listing(folder: Path) -> list[tuple[str, int]]:
-    return sorted((path.name, path.stat().st_size) for path in folder.glob("part-*.parquet"))
+    return [(path.name, path.stat().st_size) for path in part_paths(folder)]
 
 
 def _rows(folder: Path) -> int:
@@ -247,7 +237,7 @@ def _rows(folder: Path) -> int:
     import pyarrow.parquet as pq
 
     count = 0
-    for path in folder.glob("part-*.parquet"):
+    for path in part_paths(folder):
         try:
             count += pq.read_metadata(path).num_rows
         except (pa.ArrowInvalid, OSError) as error:

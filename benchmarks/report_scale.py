@@ -2,9 +2,9 @@
 
 python -m benchmarks.report_scale --arms 100 --seeds 10 --steps 500
 
-The sweep has the tables, parts, row groups and files that real runs of the digits problems write (8 problems and 96
-completions a step, a part every 25 steps, an evaluation of 64 problems every 20 steps, 128 test problems at the end,
-strips every 10 steps); the numbers in it are noise. It takes about 4 GB of disk, 100,000 files, and minutes to write.
+The sweep has the tables and files that real runs of the digits problems leave (8 problems and 96 completions a step, an
+evaluation of 64 problems every 20 steps, 128 test problems at the end, strips every 10 steps; parts of 25 steps, joined
+at the end by the code that runs use); the numbers in it are noise. It takes about 4 GB of disk and a minute to write.
 """
 
 import json
@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 from PIL import Image
 from rich.console import Console
@@ -31,6 +30,7 @@ from rich.table import Table
 from saei import schema
 from saei.cli import run_main
 from saei.config import to_dict, with_overrides
+from saei.parts import join_parts, write_part
 from saei.presets import preset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,13 +136,15 @@ def write_tables(folder: Path, steps: int, rng: np.random.Generator, effect: flo
     ends = [evaluation(steps, split, count, 0.4 + effect, rng)
             for split, count in (("validation", VALIDATED), ("test", TESTED))]  # fmt: skip
     _write(folder / "eval", steps, steps, pa.concat_tables(ends))
+    for name in schema.TABLES:
+        join_parts(folder / name)
     rows = ends[1].to_pandas()
     return float(rows.loc[rows["decoding"] == schema.SAMPLED, "accuracy"].mean())
 
 
 def _write(folder: Path, first: int, last: int, table: pa.Table) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, folder / f"part-{first:06d}-{last:06d}.parquet", compression="zstd")
+    write_part(folder, first, last, table)
 
 
 def write_strips(folder: Path, steps: int, rng: np.random.Generator) -> None:

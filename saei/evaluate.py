@@ -25,13 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from saei.atomic import write_atomically
 from saei.cli import bad_input, checked_command_line, run_main
 from saei.config import Config, DataConfig, EvalConfig, ModelConfig, RewardConfig, RolloutConfig
 from saei.data import ProblemSet, load_problems
 from saei.distributed import ALONE, World
 from saei.metrics import storable
 from saei.policy import Policy, load_policy
-from saei.recorder import ARROW_SCHEMAS, write_atomically
+from saei.recorder import ARROW_SCHEMAS
 from saei.reward import Grade, Scorer
 from saei.rollout import hash_images, noise_source
 from saei.sampler import sample

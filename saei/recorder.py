@@ -2,7 +2,8 @@
 
 Tables are parquet parts named by the step range they cover, `part-000025-000049.parquet`; the part in progress is
 written again as a whole after every step (temporary name, then rename). Resuming at step s forgets whatever was
-recorded for steps >= s: the checkpoint says where the run is, never the tables.
+recorded for steps >= s: the checkpoint says where the run is, never the tables. The parts of a finished run are joined
+(`saei.parts`).
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from saei import control, curriculum, schema, shaping
-from saei.atomic import write_atomically, write_json
+from saei.atomic import write_json
 from saei.cli import BadInput, Told
 from saei.config import Config, to_dict
 from saei.differences import shown_differences
@@ -32,6 +33,7 @@ from saei.distributed import ALONE, World
 from saei.exhausted import remove_leftovers
 from saei.identity import trial_id, trial_identity
 from saei.job import restarts
+from saei.parts import PART, join_parts, part_name, part_paths, superseded, write_part
 from saei.standing import Standing
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
@@ -44,7 +46,6 @@ PREDECESSOR_S = 120.0
 """Seconds that a job which Slurm put back waits for its predecessor, on a node thought dead, to let go."""
 GLANCE_S = 0.2
 """Whoever asks whether a run is busy holds its lock for an instant; that is not taken for another process's work."""
-_PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _IMAGE = re.compile(r"step-(\d+)-.*\.png")
 
 
@@ -172,8 +173,10 @@ class Recorder:
         """Delete rows and images of steps >= `step`, and leftovers of interrupted writes."""
         remove_leftovers(self.folder)
         for table in schema.TABLES:
+            for path in superseded(self.folder / table):
+                path.unlink()
             for path in sorted((self.folder / table).iterdir()):
-                match = _PART.fullmatch(path.name)
+                match = PART.fullmatch(path.name)
                 if match is None or int(match[1]) >= step:
                     path.unlink()
                 elif int(match[2]) >= step:
@@ -210,18 +213,15 @@ class Recorder:
         self._dirty.clear()
 
     def _write_part(self, table: str, steps: tuple[int, int], rows: list[dict[str, Any]]) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=ARROW_SCHEMAS[table]), sink, compression="zstd")
-        name = f"part-{steps[0]:06d}-{steps[1]:06d}.parquet"
-        write_atomically(self.folder / table / name, sink.getvalue().to_pybytes())
+        write_part(self.folder / table, *steps, pa.Table.from_pylist(rows, schema=ARROW_SCHEMAS[table]))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """All rows of a table so far, in step order, without model text."""
         columns = [column for column in schema.TABLES[table] if column != "text"]
         written = [
             row
-            for path in sorted((self.folder / table).glob("part-*.parquet"))
-            if path.name != self._part_name()
+            for path in part_paths(self.folder / table)
+            if path.name != part_name(*self._range)
             for row in pq.read_table(path, columns=columns).to_pylist()
         ]
         return written + [{column: row[column] for column in columns} for row in self._rows[table]]
@@ -256,9 +256,6 @@ class Recorder:
                 self.log(f"alarm {alarm['detector']}: {alarm['sentence']}")
         write_json(path, {"alarms": alarms})
 
-    def _part_name(self) -> str:
-        return f"part-{self._range[0]:06d}-{self._range[1]:06d}.parquet"
-
     def status(self, state: str, *, step: int, message: str = "", **values: Any) -> None:
         """Replace `status.json`: where the run is, for status commands; never a ledger."""
         self.standing.write(state, step=step, message=message, **values)
@@ -281,7 +278,9 @@ class Recorder:
         return time.monotonic() - self._spoke
 
     def done(self, scores: dict[str, float]) -> None:
-        """Seal the run: `DONE` exists exactly when everything else is complete."""
+        """Join the parts of its tables and seal the run: `DONE` exists exactly when everything else is complete."""
+        for table in schema.TABLES:
+            join_parts(self.folder / table)
         tree = {"trial_id": self.trial_id, "finished": time.time(), "scores": scores}
         write_json(self.folder / schema.DONE_FILE, tree)
 

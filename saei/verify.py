@@ -34,6 +34,7 @@ from rich.text import Text
 from saei import schema
 from saei.again import Recorded, changes_since, read_recorded, refuse_changes
 from saei.cli import BadInput, checked_command_line, run_main
+from saei.parts import part_paths
 from saei.train import train
 
 NOT_COMPARED: dict[str, str] = {
@@ -114,7 +115,7 @@ def compare_table(first: Path, second: Path, table: str) -> Comparison:
 
 def read_rows(run: Path, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The rows of a table by their key, without the columns that cannot be equal, in the order of the key."""
-    rows = [row for part in sorted((run / table).glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    rows = [row for part in part_paths(run / table) for row in pq.read_table(part).to_pylist()]
     by_key = {
         tuple(row[column] for column in schema.KEYS[table]): {
             column: value for column, value in row.items() if column not in NOT_COMPARED

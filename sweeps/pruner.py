@@ -19,6 +19,7 @@ from optuna.pruners import WilcoxonPruner
 from optuna.trial import TrialState, create_trial
 
 from saei import schema
+from saei.parts import part_paths
 
 BLOCKS = 4
 """Instances of one seed."""
@@ -35,7 +36,7 @@ def instances(folder: Path, split: str, seed: int) -> dict[int, float]:
     """
     sums: dict[str, list[float]] = {}
     last = -1
-    for part in sorted((folder / "eval").glob("part-*.parquet")):
+    for part in part_paths(folder / "eval"):
         table = pq.read_table(part, columns=["step", "split", "decoding", "problem_id", "accuracy"])
         for row in table.to_pylist():
             if row["split"] != split or row["decoding"] != schema.SAMPLED or row["step"] < last:

@@ -311,6 +311,17 @@ def test_in_a_crowd_the_highest_arm_is_named():
     assert figure.axes[0].get_title(loc="left") == "at the low end (highest: arm7)"
 
 
+def test_of_many_arms_the_planned_pair_and_the_first_of_the_plan_have_panels():
+    arms = {f"arm{number:02d}": [[{"entropy": 0.2}]] for number in range(14)}
+    frame = steps_of(arms).assign(in_contrast=False)
+    frame.loc[frame["arm"] == "arm13", "in_contrast"] = True
+    figure = curves.panels(frame, [("all", "entropy", lambda rows: rows)], "entropy", "")
+    assert isinstance(figure, Figure)
+    shown = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert shown == [f"arm{number:02d}" for number in (*range(11), 13)]
+    assert figure.get_suptitle() == "12 of 14 arms"
+
+
 def test_no_step_no_panels():
     empty = steps_of({"GRPO": [[parts(0.2)]]}).iloc[:0]
     for draw in (training.reward_parts_over_steps, training.clipping_over_steps):

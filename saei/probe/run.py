@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from saei.atomic import write_atomically, write_json
 from saei.cli import bad_input, checked_command_line
 from saei.config import Config, to_dict, with_overrides
 from saei.data import load_problems
@@ -35,7 +36,6 @@ from saei.probe.gradient import Control, gradient_figures
 from saei.probe.rows import STREAM, Masks, kept_tokens, problem_rows, teacher_forced
 from saei.probe.summary import as_rows, differences
 from saei.probe.tables import WIDTH, difference_tables, figure, level_table, size_sentence
-from saei.recorder import write_atomically, write_json
 from saei.reward import Scorer
 from saei.rollout import GroupsInProgress, grade_view, sample_view
 from saei.seeding import torch_generator
