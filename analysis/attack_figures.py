@@ -2,10 +2,9 @@
 
 # pandas carries no types that a checker can follow through groupby and itertuples
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false, reportIndexIssue=false
 
 import textwrap
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import offset_copy
 
 from analysis.attack_gains import GAINS
 from analysis.lines import arm_styles, arms_of, crowded, legend_below, legend_height, short, styles_of
@@ -24,8 +22,8 @@ WIDE = 20.0
 """Largest size over smallest: above it the axis of sizes is logarithmic but for 0."""
 MOST_ALONE = 6
 """Arms beside the curves that are drawn; with more only their number is told."""
-BESIDE = 7.0
-"""Points between the marks of arms of one size."""
+ALIKE = 0.05
+"""Sizes of arms that differ by less than this share would hide each other on the axis."""
 NOTHING = 1e-6
 """Nats: smaller gains are rounding, and drawn as the 0 that they are."""
 GAIN_LABEL = "entropy, moved minus clean (nats)"
@@ -34,19 +32,21 @@ GAIN_LABEL = "entropy, moved minus clean (nats)"
 def gain_by_size(gained: pd.DataFrame) -> Figure | Sentence:
     """`attack_gains.gains`: gain over the realised size; a dot per run, a line through the means of a family's arms.
 
-    A family is the arms that differ in nothing but how far the image may move. Where no family has two sizes, the arms
-    themselves are the axis (`gain_by_arm`). Arms that move text have no place on an axis of grey levels.
+    A family is the arms that differ in nothing but how far the image may move. Where no family has two sizes above 0,
+    or most arms are in none and would hide each other, the arms themselves are the axis (`gain_by_arm`). Arms that move
+    text have no place on an axis of grey levels.
     """
     frame = gained[~gained["text"].astype(bool)]
     places = frame.assign(arm=frame["arm"].astype(str)).groupby(["family", "arm"], sort=False)["levels"].mean()
-    sizes = places.astype(float).round(1).groupby("family").nunique()
+    sizes = places[places > 0].astype(float).round(1).groupby("family").nunique()
     curves = {one: [arm for family, arm in places.index if family == one] for one in sizes.index[sizes > 1]}
     if not curves:
         return gain_by_arm(gained)
     alone = [arm for family, arm in places.index if family not in curves]
-    drawn = alone if len(alone) <= MOST_ALONE else []
+    drawn = alone if len(alone) <= MOST_ALONE and not _hide_each_other(places.droplevel("family")[alone]) else []
+    if len(alone) - len(drawn) > sum(map(len, curves.values())):
+        return gain_by_arm(gained)
     lines = {", ".join(arms): arms for arms in curves.values()} | {arm: [arm] for arm in drawn}
-    shifts = _shifts(places.droplevel("family"), lines)
     styles = dict(zip(lines, list(arm_styles(["", *lines]).values())[1:], strict=True))
     notes = [_runs_note(frame)]
     notes += [f"{len(alone)} arms that differ in more than the size are in the table"] * (len(alone) > len(drawn))
@@ -57,7 +57,7 @@ def gain_by_size(gained: pd.DataFrame) -> Figure | Sentence:
         for axes, (column, title) in zip(panels, GAINS.items(), strict=True):
             for label, arms in lines.items():
                 own = frame[frame["arm"].isin(arms)]
-                _line(axes, own, column, styles[label], label, points_right=shifts[label])
+                _line(axes, own, column, styles[label], label)
             axes.axhline(0, color="0.6", linewidth=1, zorder=0)
             axes.set_title(title, loc="left")
             axes.set_xlabel("realised size, L∞ (grey levels)")
@@ -101,17 +101,9 @@ def gain_by_arm(gained: pd.DataFrame) -> Figure | Sentence:
     return figure
 
 
-def _line(
-    axes: Axes, own: pd.DataFrame, column: str, style: dict[str, Any], label: str, *, points_right: float = 0.0
-) -> None:
-    """Runs, means and intervals of the arms of `own`, in order of size; `points_right`: shift of arms that stand alone.
-
-    The dots of one size are the seeds; a shift keeps arms of equal size from hiding each other.
-    """
-    own = own.dropna(subset=[column])
-    place = offset_copy(axes.transData, axes.get_figure(), x=points_right, y=0, units="points")
-    look = {"color": style["color"], "transform": place}
-    means = []
+def _line(axes: Axes, own: pd.DataFrame, column: str, style: dict[str, Any], label: str) -> None:
+    """Runs, means and intervals of the arms of `own`, in order of size; the dots of one size are the seeds."""
+    own, look, means = own.dropna(subset=[column]), {"color": style["color"]}, []
     for _, runs in own.groupby("arm", observed=True):
         interval = t_interval(runs[column].tolist())
         level = float(runs["levels"].mean())
@@ -131,16 +123,10 @@ def _line(
     )
 
 
-def _shifts(places: pd.Series, lines: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Label -> points to the right, so that single arms of one size (within 5 %) stand beside what was drawn before."""
-    taken: list[float] = []
-    shifts = {}
-    for label, arms in lines.items():
-        own = [float(places[arm]) for arm in arms]
-        near = sum(abs(level - own[0]) <= 0.05 * max(level, own[0]) for level in taken)
-        shifts[label] = BESIDE * near if len(own) == 1 else 0.0
-        taken += own
-    return shifts
+def _hide_each_other(sizes: pd.Series) -> bool:
+    """Are two of these sizes too near to be told apart on the axis?"""
+    ordered = np.sort(sizes.to_numpy(dtype=float))
+    return bool((np.diff(ordered) <= ALIKE * ordered[1:]).any())
 
 
 def _reach(axes: Axes, values: pd.Series) -> None:

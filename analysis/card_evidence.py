@@ -98,7 +98,10 @@ def _best(alternatives: Alternatives, sources: Sequence[Source]) -> list[dict[st
     first = alternatives[0]
     planned = any(source.data.name == first.sweep for source in sources)
     if not planned and not any(row["pairs"] for _, rows in candidates for row in rows):
-        return [_row(contrast, first, why=f"the sweep {first.sweep} has not been run") for contrast in first.contrasts]
+        return [
+            _row(contrast, first, why=f"the sweep {first.sweep} is not among these results")
+            for contrast in first.contrasts
+        ]
 
     def rank(candidate: tuple[Panel, list[dict[str, Any]]]) -> tuple[bool, bool, int, int]:
         panel, rows = candidate

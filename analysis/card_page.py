@@ -51,8 +51,8 @@ def write(
 def in_terminal(frame: pd.DataFrame) -> TerminalTable:
     """IN_TERMINAL of the card; cells are plain text, whatever they look like."""
     table = TerminalTable(show_lines=True, expand=True)
-    for name, ratio in zip(IN_TERMINAL, (1, 7, 10, 12), strict=True):
-        table.add_column(Text(name), ratio=ratio, min_width=3)
+    for name, ratio in zip(IN_TERMINAL, (None, 7, 10, 12), strict=True):
+        table.add_column(Text(name), ratio=ratio, no_wrap=ratio is None)
     for row in frame[list(IN_TERMINAL)].to_dict("records"):
         table.add_row(*(Text(str(row[name])) for name in IN_TERMINAL))
     return table

@@ -51,7 +51,7 @@ def select(data: SweepData, selection: Selection) -> SweepData:
     """The sweep with the selected trials only. Raises ValueError where none is."""
     settings = {trial_id: dotted(tree.get("config") or {}) for trial_id, tree in data.configs.items()}
     known = sorted({"arm", *(name for found in settings.values() for name in found)})
-    selection.check_settings(known if settings else [])
+    selection.check_settings(known if settings else [], data.arms)
     overrides = {arm["name"]: arm.get("overrides") or {} for arm in data.plan["arms"]}
     keep = []
     for trial in data.trials.itertuples():
@@ -72,7 +72,7 @@ def select(data: SweepData, selection: Selection) -> SweepData:
     note = _note(data, trials, selection)
     return replace(
         data, plan=plan, trials=trials, configs=configs, selection_note=note, selection_options=selection.options,
-        _tables={}, _documents={},
+        _tables={}, _documents={}, _reckoned={},
     )  # fmt: skip
 
 

@@ -40,6 +40,10 @@ def compared(data: SweepData) -> pd.DataFrame:
     the launches that added to the pair (`exploratory`: any), `diverged` and `failed` seeds of the arm, `planned`
     the seeds that the pair has in the plan.
     """
+    return data.once("compared", lambda: _compared(data)).copy()
+
+
+def _compared(data: SweepData) -> pd.DataFrame:
     planned = pairs(data)
     if not planned:
         return pd.DataFrame(columns=[*stats.COMPARED_COLUMNS, *FACTS])
@@ -76,10 +80,10 @@ def _planned(data: SweepData, arm: str, against: str) -> int:
 
 def pairs(data: SweepData) -> list[tuple[str, str]]:
     """(arm, the arm it is compared with) in arm order, "" with a baseline itself; the planned pair before the rest."""
-    primary = primary_pair(data)
+    primary, given_up = primary_pair(data), set(data.pruned)
     found = []
     for arm, against in partners(data).items():
-        if arm in data.pruned:
+        if arm in given_up:
             continue
         found += [primary] * (arm == primary[0])
         if (arm, against) != primary and not (arm == primary[0] and against not in data.arms):
@@ -103,6 +107,16 @@ def _judged(data: SweepData, planned: list[tuple[str, str]]) -> pd.DataFrame:
     frame.loc[identical, ["p_judged", "mde", "seeds_needed"]] = math.nan
     frame.loc[identical, "verdict"] = IDENTICAL
     return frame
+
+
+def same_scores(data: SweepData) -> str:
+    """Arms with the same scores on every seed, in a sentence: one arm under two names, or a control without effect."""
+    final = stats.final_scores(data.table("problems"), data.test_split)
+    seeds = {arm: tuple(zip(rows["seed"], rows["accuracy"].round(stats.DECIMALS), strict=True))
+             for arm, rows in final.sort_values("seed").groupby("arm", observed=True)}  # fmt: skip
+    groups = [[str(arm) for arm in seeds if seeds[arm] == scores] for scores in dict.fromkeys(seeds.values())]
+    told = [" and ".join(arms) for arms in groups if len(arms) > 1 and len(seeds[arms[0]]) >= stats.SEEDS_FOR_P]
+    return f"Same scores on every seed, which counts as one finding: {'; '.join(told)}." if told else ""
 
 
 def _on_tokens(frame: pd.DataFrame) -> pd.DataFrame:

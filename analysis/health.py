@@ -41,10 +41,16 @@ def watched(data: SweepData) -> int:
 
 def diverged(data: SweepData) -> dict[tuple[str, int], str]:
     """(arm, seed) -> why the run counts as diverged."""
+    return data.once("diverged", lambda: _diverged(data))
+
+
+def _diverged(data: SweepData) -> dict[tuple[str, int], str]:
     fired = alarms(data)
     fired = fired[fired["detector"] == EXPLOSION]
     found = {(row.arm, row.seed): f"entropy exploded (step {row.step})" for row in fired[::-1].itertuples()}
-    for key, steps in data.table("steps").groupby(["arm", "seed"], observed=True):
+    # the whole table, once for all, and of it what is looked at: rows of fifty columns are slow to pick
+    read = ["step", "groups_trained", "loss", "grad_norm", "skipped_updates", "reward_accuracy"]
+    for key, steps in data.table("steps")[["arm", "seed", *read]].groupby(["arm", "seed"], observed=True):
         why = why_diverged(steps.sort_values("step"))
         if why:
             found[key] = why

@@ -15,7 +15,7 @@ from analysis.chosen import recall, remember, select
 from analysis.merge import merge_plans, newest, read_plans, sweeps_in
 from analysis.parts import read_run_table
 from analysis.sweep_data import ARM_FACTS, TRIAL_COLUMNS, SweepData, trial_frame
-from analysis.trials import MISSING, best_copy, check_run, first_ends, locate, refuse_strays, same_as
+from analysis.trials import MISSING, best_copy, check_run, first_ends, leads_nowhere, locate, refuse_strays, same_as
 from analysis.where import Selection
 
 __all__ = [
@@ -51,7 +51,7 @@ def load_sweep(
     if len(folders) == 1 and folders[0].is_file():
         folders, selection = recall(folders[0])
     now = time.time() if now is None else now
-    sweep = sweep or newest(folders)
+    sweep = sweep.rstrip("/") or newest(folders)  # completion in a shell adds the slash of a folder
     if not sweep:
         return SweepData(plan={"name": "", "question": "", "arms": [], "seeds": []}, trials=trial_frame([], []))
     plans = read_plans(folders, sweep)
@@ -67,6 +67,8 @@ def load_sweep(
             folder, stand = best_copy(trial["trial_id"], found, now)
             configs[trial["trial_id"]] = trees[folder]
             row |= {**stand, "folder": folder, "same_as": same_as(folder, folders, sweep, trial["trial_id"])}
+        else:
+            row["message"] = leads_nowhere(f"{sweep}/{trial['trial_id']}", folders)
         rows.append(row)
     merged = sum(len(found) > 1 for found in copies.values())
     data = SweepData(

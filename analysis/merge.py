@@ -33,6 +33,11 @@ def read_plans(results: Sequence[Path], sweep: str) -> dict[Path, dict[str, Any]
     if not plans:
         listed = ", ".join(sorted({name for root in results for name in sweeps_in(root)})) or "no sweep at all"
         places = " or ".join(map(str, results))
+        if "/" in sweep:
+            root, _, name = sweep.rpartition("/")
+            raise ValueError(
+                f"sweep: {sweep!r} is a path; give the name and its results folder: {name} --results {root}"
+            )
         raise ValueError(
             f"sweep: there is no {sweep!r} in {places}; {'it holds' if len(results) == 1 else 'they hold'} {listed}"
         )

@@ -74,7 +74,13 @@ def _first_screen(data: SweepData) -> dict[str, Any]:
         "filtering": data.filtering,
         "remarks": [
             text
-            for text in (*limits(data), looks.price(data), looks.other_settings(data), *provenance.mixed(data))
+            for text in (
+                *limits(data),
+                contrasts.same_scores(data),
+                looks.price(data),
+                looks.other_settings(data),
+                *provenance.mixed(data),
+            )
             if text
         ],
     }

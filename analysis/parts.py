@@ -74,7 +74,9 @@ def _read_part(path: Path, name: str, columns: Sequence[str], encoded: Sequence[
         facts = pq.read_metadata(pa.BufferReader(data))
         there = set(facts.schema.names)
         known = [column for column in encoded if column in there]
-        file = pq.ParquetFile(pa.BufferReader(data), metadata=facts, read_dictionary=known)
+        file = pq.ParquetFile(
+            pa.BufferReader(data), metadata=facts, read_dictionary=known, page_checksum_verification=True
+        )
         present = file.read(columns=[column for column in columns if column in there], use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise not_whole(path, error) from error

@@ -40,6 +40,9 @@ def side_figures(data: SweepData) -> pd.DataFrame:
     return captioned(frame, NO_VERDICTS)
 
 
+SHARES = ("cut completions", "groups without signal", "tokens clipped above", "tokens clipped below", "grader failures")
+
+
 def last_steps(data: SweepData) -> pd.DataFrame:
     """Means over the last tenth of each run's steps (rounded down, at least one), then over seeds.
 
@@ -68,7 +71,11 @@ def last_steps(data: SweepData) -> pd.DataFrame:
     )
     by_seed = tail.groupby(["arm", "seed"], observed=True)[list(names)].mean()
     frame = by_seed.groupby("arm", observed=True).mean().rename(columns=names)
-    frame = frame.map(lambda value: EMPTY if math.isnan(value) else f"{value:.4g}").reset_index()
+    frame = frame.dropna(axis="columns", how="all")  # fresh gain, where none of these steps measured it
+    shares = [name for name in frame if name in SHARES]
+    cells = frame.map(lambda value: EMPTY if math.isnan(value) else f"{value:.4g}")
+    cells[shares] = frame[shares].map(lambda value: EMPTY if math.isnan(value) else f"{100 * value:.3f} %")
+    frame = cells.reset_index()
     frame["arm"] = [f"{arm} ({ALL_SAMPLED})" if arm in data.filtering else str(arm) for arm in frame["arm"]]
     return frame
 

@@ -5,7 +5,7 @@
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalIterable=false
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pandas as pd
 
 from analysis.sweep_tables import all_columns, read_sweep_table
-from analysis.trials import read_json
+from analysis.trials import MISSING, read_json
 from saei import schema
 
 REPORT_FOLDER = "report"
@@ -52,6 +52,7 @@ class SweepData:
     """config.json of the trials that have begun, by trial id."""
     _tables: dict[tuple, pd.DataFrame] = field(default_factory=dict, repr=False)
     _documents: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    _reckoned: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -91,7 +92,7 @@ class SweepData:
     @property
     def pruned(self) -> list[str]:
         """Arms that a search gave up before they had all their seeds."""
-        return [arm for arm in self.arms if self.trials.loc[self.trials["arm"] == arm, "pruned"].any()]
+        return list(self.trials.loc[self.trials["pruned"].astype(bool), "arm"].sort_values().astype(str).unique())
 
     @property
     def earlier(self) -> dict[str, str]:
@@ -109,6 +110,17 @@ class SweepData:
             return ""
         places = ", ".join(map(str, self.results))
         return f"Merged from {places}; {self.in_several} of the trials are in more than one and count once."
+
+    @property
+    def borrowed_note(self) -> str:
+        """How many trials are runs of other sweeps that are not here, in a sentence; "" for none."""
+        lost = self.trials[(self.trials["state"] == MISSING) & (self.trials["message"] != "")]
+        if lost.empty:
+            return ""
+        return (
+            f"{len(lost)} trials were run in another sweep, and its rows are not here. Of {lost['trial_id'].iloc[0]}: "
+            + (f"{lost['message'].iloc[0]}.")
+        )
 
     def table(
         self,
@@ -139,6 +151,12 @@ class SweepData:
     def _kept(self) -> Path | None:
         """Folder of the joined tables of finished runs."""
         return self.results[0] / self.name / REPORT_FOLDER / "tables" if self.results else None
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made at the first call with this name: some answers take seconds and are asked often."""
+        if name not in self._reckoned:
+            self._reckoned[name] = make()
+        return self._reckoned[name]
 
     def documents(self, file: str) -> list[dict[str, Any]]:
         """The JSON file `file` of every trial that has it, in trial order, with `trial_id`, `arm` and `seed` added."""

@@ -66,6 +66,16 @@ def _pointed_to(place: str, target: str, results: Sequence[Path]) -> list[str]:
     return []
 
 
+def leads_nowhere(relative: str, results: Sequence[Path]) -> str:
+    """What to say of a directory whose SAME_AS names rows that are not in `results`; "" for any other."""
+    for root in results:
+        pointer = root / relative / schema.SAME_AS_FILE
+        if pointer.exists():
+            there = os.path.normpath(os.path.join(relative, pointer.read_text().strip()))
+            return f"it is the same as {there}, which is not in {root}: copy that sweep, too"
+    return ""
+
+
 def _is_run(folder: Path) -> bool:
     """Has a run begun here? Raises ValueError for one that was copied without its settings."""
     if (folder / schema.CONFIG_FILE).exists():

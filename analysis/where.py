@@ -142,8 +142,8 @@ class Selection:
             for condition in self.conditions
         )
 
-    def check_settings(self, known: Sequence[str]) -> None:
-        """Raise ValueError for a condition on a setting that no trial has."""
+    def check_settings(self, known: Sequence[str], arms: Sequence[str]) -> None:
+        """Raise ValueError for a condition on a setting that no trial has, or an arm that is not there."""
         for condition in self.conditions:
             if known and condition.setting not in known:
                 near = difflib.get_close_matches(condition.setting, known, n=3, cutoff=0.5)
@@ -151,6 +151,11 @@ class Selection:
                 near = near or [name for name in known if name.rpartition(".")[2] == last][:3]
                 cure = f"did you mean {', '.join(near)}?" if near else "see config.json of a trial for what there is"
                 raise ValueError(f"--where {condition.text!r}: no trial has a setting {condition.setting!r}; {cure}")
+            strange = [value for value in condition.values if condition.setting == "arm" and value not in arms]
+            if strange:
+                near = difflib.get_close_matches(strange[0], arms, n=3, cutoff=0.5)
+                cure = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(arms)}"
+                raise ValueError(f"--where {condition.text!r}: the sweep has no arm {strange[0]!r}; {cure}")
 
     @property
     def options(self) -> tuple[str, ...]:

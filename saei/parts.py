@@ -53,7 +53,8 @@ def _all_ranges(folder: Path) -> list[tuple[int, int]]:
 def write_part(folder: Path, first: int, last: int, rows: pa.Table) -> None:
     """Write the part of these steps whole, in place of one of the same name."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    # checksums, so that a reader finds bytes that changed on a disk or on the way
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
     write_atomically(folder / part_name(first, last), sink.getvalue().to_pybytes())
 
 
@@ -75,5 +76,7 @@ def join_parts(folder: Path, limit: int = JOINED_BYTES) -> None:
 
 def _join(folder: Path, group: list[tuple[int, int]]) -> None:
     if len(group) > 1:
-        rows = pa.concat_tables([pq.read_table(folder / part_name(*steps)) for steps in group])
+        rows = pa.concat_tables(
+            [pq.read_table(folder / part_name(*steps), page_checksum_verification=True) for steps in group]
+        )
         write_part(folder, group[0][0], group[-1][1], rows)

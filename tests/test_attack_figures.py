@@ -213,6 +213,26 @@ def test_an_arm_that_differs_in_more_is_no_point_of_the_line():
     assert lines_drawn(figure.axes[0]) == {"a, b": [[2.0, 0.1], [4.0, 0.2]], "down": [[2.0, -0.1]]}
 
 
+def test_arms_of_one_size_that_would_hide_each_other_are_told_or_are_the_axis():
+    line = [("a", 0, "x", 2.0, 0.1, 0.1), ("b", 0, "x", 4.0, 0.2, 0.2)]
+    figure = attack_figures.gain_by_size(gained([*line, ("c", 0, "y", 2.0, 0.1, 0.0), ("d", 0, "z", 2.05, 0.1, 0.0)]))
+    assert isinstance(figure, Figure)
+    assert list(lines_drawn(figure.axes[0])) == ["a, b"]
+    assert figure.axes[0].get_xlim()[1] >= 4
+    assert "2 arms that differ in more than the size are in the table" in figure.get_suptitle()
+    many = gained([*line, *((name, 0, name, 2.0, 0.1, 0.0) for name in "cde")])
+    figure = attack_figures.gain_by_size(many)
+    assert isinstance(figure, Figure) and len(figure.axes[0].get_yticklabels()) == 5
+
+
+def test_an_attack_of_no_size_makes_no_line():
+    frame = gained([("saei", 0, "x", 2.0, 0.1, 0.1), ("step_zero", 0, "x", 0.0, 0.0, 0.0)])
+    figure = attack_figures.gain_by_size(frame)
+    assert isinstance(figure, Figure)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["saei (2 levels)", "step_zero (0 levels)"]
+
+
 def test_sizes_that_vary_between_seeds_make_no_line_of_one_arm():
     frame = gained([("noise", 0, "", 150.0, 0.1, 0.1), ("noise", 1, "", 154.0, 0.1, 0.1)])
     figure = attack_figures.gain_by_size(frame)

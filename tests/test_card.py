@@ -117,9 +117,10 @@ def test_two_seeds_cannot_speak(tmp_path):
 
 def test_a_sweep_that_was_not_run_is_named():
     said = card.card([]).set_index("id")["verdict"]
-    assert said["C3"] == "cannot speak: the sweep components has not been run"
-    assert said["C6"] == "cannot speak: the sweep step_size has not been run; the sweep pgd_iterations has not been run"
-    assert said["N3"] == "cannot speak: the sweep robustness has not been run"
+    assert said["C3"] == "cannot speak: the sweep components is not among these results"
+    absent = [f"the sweep {sweep} is not among these results" for sweep in ("step_size", "pgd_iterations")]
+    assert said["C6"] == f"cannot speak: {'; '.join(absent)}"
+    assert said["N3"] == "cannot speak: the sweep robustness is not among these results"
 
 
 def test_a_missing_arm_and_a_missing_evaluation_are_named(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from analysis import cells, load, merge, problems, stats, sweep_tables, tables, trajectories, unfinished
 from analysis.where import parse_condition, parse_selection, parse_since
-from saei import schema
+from saei import parts, schema
 from tests.fake_results import fake_id, write_sweep
 
 ARMS = {"GRPO": 0.1, "SaEI": 0.2}
@@ -616,3 +616,48 @@ def test_json_nested_without_end_is_a_sentence(tmp_path):
     (folder / fake_id("SaEI", 1) / schema.STATUS_FILE).write_text("[" * 100_000)
     with pytest.raises(ValueError, match="copy it again, restore or delete it"):
         load.load_sweep(tmp_path)
+
+
+def test_a_trial_of_another_sweep_that_was_not_copied_is_told_with_the_cure(tmp_path):
+    folder = small(tmp_path)
+    name = fake_id("SaEI", 1)
+    shutil.rmtree(folder / name)
+    (folder / name).mkdir()
+    (folder / name / schema.SAME_AS_FILE).write_text(f"../../other/{name}\n")
+    data = load.load_sweep(tmp_path)
+    assert data.trials.set_index("trial_id").loc[name, "state"] == "missing"
+    assert data.borrowed_note == (
+        "1 trials were run in another sweep, and its rows are not here. "
+        f"Of {name}: it is the same as other/{name}, which is not in {tmp_path}: copy that sweep, too."
+    )
+
+
+def test_bytes_that_changed_on_the_way_are_found(tmp_path):
+    folder = small(tmp_path)
+    (path, *_) = sorted((folder / fake_id("SaEI", 1) / "eval").iterdir())
+    parts.write_part(path.parent, *parts.part_ranges(path.parent)[0], pq.read_table(path))
+    data = bytearray(path.read_bytes())
+    group = pq.read_metadata(path).row_group(0)
+    column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "accuracy")
+    data[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="CRC checksum verification failed"):
+        load.load_sweep(tmp_path).table("eval")
+
+
+@pytest.mark.parametrize("sweep", ["a/b", "a/b/"])
+def test_a_path_in_place_of_a_name_is_told_apart(tmp_path, sweep):
+    small(tmp_path)
+    with pytest.raises(ValueError, match="is a path; give the name and its results folder: b --results a"):
+        load.load_sweep(tmp_path, sweep)
+
+
+def test_the_slash_of_a_folder_is_no_part_of_the_name(tmp_path):
+    folder = small(tmp_path)
+    assert load.load_sweep(tmp_path, f"{folder.name}/").name == folder.name
+
+
+def test_an_arm_that_is_not_there_is_no_selection(tmp_path):
+    small(tmp_path)
+    with pytest.raises(ValueError, match=r"the sweep has no arm 'SaIE'; did you mean SaEI\?"):
+        load.load_sweep(tmp_path, selection=parse_selection(where=["arm in [GRPO, SaIE]"], now=0.0))

@@ -176,7 +176,8 @@ def test_hosts_are_told_apart_with_their_trials(folder):
         (["--since", "yesterday"], "--since is a date"),
         (["--where", "view.step_size"], "is not SETTING OPERATOR VALUE"),
         (["--where", "nothing == 1"], "no trial has a setting 'nothing'"),
-        (["--where", "arm == nobody"], "none of the 6 trials of fake is selected"),
+        (["--where", "seed == 99"], "none of the 6 trials of fake is selected"),
+        (["--where", "arm == nobody"], "the sweep has no arm 'nobody'; there are GRPO, SaEI, random third"),
     ],
 )
 def test_a_selection_that_cannot_be_is_refused_before_anything_is_built(folder, capsys, words, told):

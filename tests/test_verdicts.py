@@ -1,6 +1,7 @@
 """From plan and runs to the words of the verdict table, and the tables that stand beside it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -229,3 +230,13 @@ def test_a_verdict_before_all_planned_seeds_have_finished_says_so_and_reckons_wi
     assert rows.loc["b", "p_judged"] == pytest.approx(0.00586, abs=1e-5)
     assert rows.loc["c", "p_judged"] == pytest.approx(2 * 0.00586, abs=2e-5)
     assert rows.loc["d", "words"] == verdicts.NO_PAIR and np.isnan(rows.loc["d", "p_judged"])
+
+
+def test_arms_with_the_same_scores_are_named_as_one_finding(tmp_path):
+    folder = write_sweep(tmp_path, arms={"grpo": 0.1, "saei": 0.3, "step_zero": 0.1}, seeds=3, steps=2, problems=4)
+    for seed in range(3):
+        twin = folder / fake_id("step_zero", seed) / "eval"
+        shutil.rmtree(twin)
+        shutil.copytree(folder / fake_id("grpo", seed) / "eval", twin)
+    told = contrasts.same_scores(load.load_sweep(tmp_path))
+    assert told == "Same scores on every seed, which counts as one finding: grpo and step_zero."
