@@ -47,7 +47,8 @@ class ReferenceArguments:
 def keep(sweep: str, results: Path, out: Path) -> Path:
     """Copy the sweep's plan and each trial's tables into `out/<sweep>`, replacing what is there. Returns that folder.
 
-    Raises ValueError where there is no such sweep.
+    A trial that is the same as one of another sweep stays a pointer to it: keep that sweep, too. Raises
+    ValueError where there is no such sweep.
     """
     source, target = results / sweep, out / sweep
     if not (source / schema.PLAN_FILE).is_file():
@@ -55,7 +56,8 @@ def keep(sweep: str, results: Path, out: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     shutil.copy(source / schema.PLAN_FILE, target)
-    for trial in sorted(path.parent for path in source.glob(f"*/{schema.CONFIG_FILE}")):
+    marks = (schema.CONFIG_FILE, schema.SAME_AS_FILE)
+    for trial in sorted({path.parent for mark in marks for path in source.glob(f"*/{mark}")}):
         (target / trial.name).mkdir()
         for name in KEPT_FILES:
             if (trial / name).exists():
@@ -83,7 +85,7 @@ def _write_one_part(parts: list[Path], folder: Path) -> None:
         rows = rows.set_column(rows.column_names.index("text"), "text", empty)
     steps = rows["step"].to_numpy()
     folder.mkdir()
-    write_part(folder, steps.min(), steps.max(), rows)
+    write_part(folder, int(steps.min()), int(steps.max()), rows)
 
 
 def main() -> int:

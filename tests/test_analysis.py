@@ -843,6 +843,20 @@ def test_a_kept_sweep_gives_the_same_verdicts_without_what_models_wrote(results,
         reference.keep("nothing", results, tmp_path)
 
 
+def test_a_trial_of_another_sweep_is_kept_as_a_pointer_to_it(tmp_path):
+    first = write_sweep(tmp_path / "results", seeds=1, steps=2, problems=2)
+    second = first.parent / "second"
+    for name in sorted(path.parent.name for path in first.glob(f"*/{schema.CONFIG_FILE}")):
+        (second / name).mkdir(parents=True)
+        (second / name / schema.SAME_AS_FILE).write_text(f"../../{first.name}/{name}\n")
+    plan = json.loads((first / schema.PLAN_FILE).read_text())
+    (second / schema.PLAN_FILE).write_text(json.dumps({**plan, "name": "second"}))
+    for sweep in (first.name, "second"):
+        reference.keep(sweep, first.parent, tmp_path / "kept")
+    data = load.load_sweep(tmp_path / "kept", "second")
+    assert list(data.trials["state"].unique()) == [schema.FINISHED] and data.borrowed_note == ""
+
+
 def test_an_arm_with_the_baselines_scores_on_every_seed_is_called_that(tmp_path):
     right = {"grpo": [40, 42, 44], "step_zero": [40, 42, 44]}
     write_sweep(tmp_path, arms=dict.fromkeys(right, 0.5), steps=4, right=right)
