@@ -18,6 +18,9 @@ SMALL_RUN = [word for name, value in SMALL.items() for word in (f"--{name.replac
 BUDGET = {
     "python sweeps/run.py tsec_ratio --seeds 3": "--steps 1 --only grpo --seeds 1 --demo --results {results}",
     "python sweeps/run.py collapse": "--dry-run --results {results}",
+    "python sweeps/run.py tsec_ratio --seeds 5": "--dry-run --results {results}",
+    "python sweeps/run.py components": "--dry-run --results {results}",
+    "python -m analysis.card": "--results {results}",
     "python -m analysis.report tsec_ratio": "--results {results}",
     "python -m saei.train --preset saei --steps 150": shlex.join(SMALL_RUN),
     "python -m saei.train --preset saei --data.source local": shlex.join([*SMALL_RUN, "--steps", "1"]),
