@@ -20,10 +20,10 @@ demo: setup
 	$(BIN)/python sweeps/run.py tsec_ratio --demo
 
 test: setup
-	$(BIN)/pytest -m "not slow" -q -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: setup
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # T is a run directory: make verify-trial T=results/tsec_ratio/0123456789ab-s0
 verify-trial: setup

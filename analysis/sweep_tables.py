@@ -119,7 +119,9 @@ def _as_frame(trials: pd.DataFrame, tables: dict[str, pa.Table], name: str, colu
     rows = [len(tables[trial.trial_id]) for trial in there]
     if there:
         joined = pa.concat_tables([tables.pop(trial.trial_id) for trial in there], promote_options="permissive")
-        frame = joined.unify_dictionaries().to_pandas(split_blocks=True)
+        joined = joined.unify_dictionaries()
+        # each column goes as soon as its frame's is there: a large table is never in memory twice
+        frame = joined.to_pandas(split_blocks=True, self_destruct=True)
         del joined
     else:
         empty = pa.schema([(column, TYPES[COLUMNS[name][column]]) for column in columns])

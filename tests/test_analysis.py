@@ -146,7 +146,7 @@ def test_same_as_is_followed_to_the_other_sweep(tmp_path):
 def test_rows_with_equal_keys_are_refused(tmp_path):
     folder = write_sweep(tmp_path)
     parts = sorted((folder / fake_id("GRPO", 1) / "steps").iterdir())
-    pq.write_table(pq.read_table(parts[0]), parts[0].with_name("part-000003-000004.parquet"))
+    pq.write_table(pq.read_table(parts[0]), parts[0].with_name("part-000003-000099.parquet"))
     with pytest.raises(ValueError, match="equal keys"):
         load.load_sweep(tmp_path).table("steps")
 
