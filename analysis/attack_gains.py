@@ -37,10 +37,6 @@ GAIN_COLUMNS = (
     "finished",
     *ARM_FACTS,
 )
-READ = (
-    "step", "linf", "l2", "touched_share", "zero_gradient_share", "clipped_share", "entropy_before", "entropy_after",
-    "tokens_kept", "tokens_total", "moved", "text_l2", "fresh_entropy_clean", "fresh_entropy_moved",
-)  # fmt: skip
 
 
 def gains(data: SweepData) -> pd.DataFrame:
@@ -49,27 +45,10 @@ def gains(data: SweepData) -> pd.DataFrame:
     `family`: the settings but SIZES in which the attacking arms differ, as text; "" where there are none. `text`: the
     run moved text embeddings, and its levels are no measure of that. `same` is NaN for views that read no entropy.
     """
-    rows = data.table("attacks", READ)
+    rows = data.table("attack_means")
     if rows.empty:
         return pd.DataFrame(columns=list(GAIN_COLUMNS)).astype({"arm": rows["arm"].dtype})
-    rows = rows.assign(
-        levels=255 * rows["linf"],
-        same=rows["entropy_after"] - rows["entropy_before"],
-        fresh=rows["fresh_entropy_moved"] - rows["fresh_entropy_clean"],
-        text=rows["text_l2"].fillna(0) > 0,
-        finished=rows["state"] == FINISHED,
-    )
-    found = rows.groupby(["arm", "seed"], observed=True).agg(
-        levels=("levels", "mean"),
-        same=("same", "mean"),
-        fresh=("fresh", "mean"),
-        images=("levels", "size"),
-        measured=("fresh", "count"),
-        text=("text", "any"),
-        finished=("finished", "all"),
-        **{fact: (fact, "first") for fact in ARM_FACTS},
-    )
-    named = found.reset_index()
+    named = rows.assign(finished=rows["state"] == FINISHED, text=rows["moves_text"])
     families = _families(data, {str(arm) for arm in named["arm"]})
     return named.assign(family=named["arm"].astype(str).map(families))[list(GAIN_COLUMNS)]
 
@@ -91,26 +70,38 @@ def _shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+MEANS = (
+    "levels",
+    "l2",
+    "moved",
+    "touched_share",
+    "zero_gradient_share",
+    "clipped_share",
+    "tokens_kept",
+    "tokens_total",
+)
+
+
 def spent(data: SweepData) -> pd.DataFrame:
     """A row per attacking arm, as text: what its images and its gradients went into, and what came of it.
 
     Means over runs; a gain has its 95 % t interval over seeds from two seeds on.
     """
-    rows = data.table("attacks", READ)
+    rows = data.table("attack_means")
     if rows.empty:
         return pd.DataFrame({"arm": ["no run with a changed input has recorded a step"]})
     runs = gains(data)
     table = []
     for arm, own in rows.groupby("arm", observed=True):
-        means = own.drop(columns=["arm", "trial_id", "state"]).groupby("seed").mean().mean()
+        means = own[list(MEANS)].mean()
         gained = runs[runs["arm"] == arm]
         table.append(
             {
                 "arm": str(arm),
                 "seeds": len(gained),
-                "images": f"{len(own):,}",
+                "images": f"{own['images'].sum():,}",
                 "moved": _percent(means["moved"]),
-                "L∞ (grey levels)": _number(255 * means["linf"]),
+                "L∞ (grey levels)": _number(means["levels"]),
                 "L2 (full range 1)": _number(means["l2"]),
                 "pixels touched": _percent(means["touched_share"]),
                 "zero gradient": _percent(means["zero_gradient_share"]),

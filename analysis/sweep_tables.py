@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
+from analysis.attack_means import ATTACK_MEANS, read_run_attack_means
 from analysis.kept_tables import WORTH_PARTS, Keeper, kept_rows, source_of
 from analysis.parts import TYPES, fingerprint, read_run_table
 from analysis.problems import PROBLEMS, TEXTS, read_run_problems
 from saei import schema
 
-COLUMNS: dict[str, dict[str, str]] = {**schema.TABLES, "problems": PROBLEMS}
+COLUMNS: dict[str, dict[str, str]] = {**schema.TABLES, "problems": PROBLEMS, "attack_means": ATTACK_MEANS}
 """The tables that a sweep has: those of its runs, and what is made of them."""
-MADE_FROM = {"problems": "eval"}
+MADE_FROM = {"problems": "eval", "attack_means": "attacks"}
+MAKERS = {"problems": read_run_problems, "attack_means": read_run_attack_means}
 UNKEPT = ("eval", "rollouts")
 """Tables of single completions are read from the parts alone: they are large, and seldom read as a whole."""
 MOST_THREADS = 4
@@ -64,7 +66,7 @@ def _read(runs: Sequence[Any], name: str, columns: Sequence[str], *, newest: boo
 
     def one(trial: Any) -> pa.Table | None:
         if name in MADE_FROM:
-            made = read_run_problems(trial.folder)
+            made = MAKERS[name](trial.folder)
             return None if made is None else made.select(list(columns))
         return read_run_table(trial.folder, name, columns, newest=newest)
 

@@ -44,8 +44,8 @@ MADE = 24
 TEXT = "<think>The grid has 3, 5 and 7. 3 + 5 = 8. 8 + 7 = 15.</think> \\boxed{15}"
 MEASURED = {
     "load_sweep": "",
-    **{name: f"data.table({name!r})" for name in ("steps", "views", "attacks", "problems")},
-    "all of these": "[data.table(name) for name in ('steps', 'views', 'attacks', 'problems')]",
+    **{name: f"data.table({name!r})" for name in ("steps", "views", "attacks", "problems", "attack_means")},
+    "what a report reads": "[data.table(name) for name in ('steps', 'views', 'problems', 'attack_means')]",
 }
 """What is timed, each in a process of its own: code after `data = load_sweep(...)`."""
 

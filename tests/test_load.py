@@ -17,7 +17,7 @@ from saei import parts, schema
 from tests.fake_results import fake_id, write_sweep
 
 ARMS = {"GRPO": 0.1, "SaEI": 0.2}
-TABLES = ("steps", "views", "attacks", "eval", "problems")
+TABLES = ("steps", "views", "attacks", "eval", "problems", "attack_means")
 
 
 def small(results, **options):
@@ -547,10 +547,10 @@ def test_kept_tables_give_the_frames_that_the_parts_give(tmp_path, keeping):
     folder = small(tmp_path, unfinished={("SaEI", 1): schema.RUNNING})
     fresh = {name: load.load_sweep(tmp_path).table(name) for name in TABLES}
     assert sorted(path.name for path in (folder / "report" / "tables").iterdir()) == [
-        "attacks.arrow", "problems.arrow", "steps.arrow", "views.arrow"
+        "attack_means.arrow", "attacks.arrow", "problems.arrow", "steps.arrow", "views.arrow"
     ]  # fmt: skip
     keeping.clear()
-    for name in ("steps", "views", "attacks", "problems"):
+    for name in ("steps", "views", "attacks", "problems", "attack_means"):
         again = load.load_sweep(tmp_path)
         pd.testing.assert_frame_equal(again.table(name), fresh[name])
         columns = ["reward", "step"] if name in ("steps", "views") else ["problem_id", "step"]
