@@ -117,9 +117,10 @@ class SweepData:
         lost = self.trials[(self.trials["state"] == MISSING) & (self.trials["message"] != "")]
         if lost.empty:
             return ""
+        first = lost.iloc[0]
         return (
-            f"{len(lost)} trials were run in another sweep, and its rows are not here. Of {lost['trial_id'].iloc[0]}: "
-            + (f"{lost['message'].iloc[0]}.")
+            f"{len(lost)} of {len(self.trials)} trials were run in another sweep, whose rows are not here. "
+            f"Of {first['trial_id']}: {first['message']}."
         )
 
     def table(

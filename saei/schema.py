@@ -1,8 +1,8 @@
-"""Names and types of everything a run writes. No torch: analysis imports this and nothing else of `saei`.
+"""Names and types of everything a run writes. No torch: of `saei`, analysis imports this and `parts` alone.
 
 A table is a folder of parquet parts in the run directory, `<table>/part-<first step>-<last step>.parquet`; parts are
-replaced whole and cover disjoint step ranges. `KEYS` make a row unique; readers refuse duplicates. A renamed column
-changes `SCHEMA_VERSION`, which enters every trial id.
+replaced whole; those that count (`saei.parts`) cover disjoint step ranges. `KEYS` make a row unique; readers refuse
+duplicates. A renamed column changes `SCHEMA_VERSION`, which enters every trial id.
 """
 
 SCHEMA_VERSION = 1

@@ -628,7 +628,7 @@ def test_a_trial_of_another_sweep_that_was_not_copied_is_told_with_the_cure(tmp_
     data = load.load_sweep(tmp_path)
     assert data.trials.set_index("trial_id").loc[name, "state"] == "missing"
     assert data.borrowed_note == (
-        "1 trials were run in another sweep, and its rows are not here. "
+        "1 of 4 trials were run in another sweep, whose rows are not here. "
         f"Of {name}: it is the same as other/{name}, which is not in {tmp_path}: copy that sweep, too."
     )
 
