@@ -35,7 +35,7 @@ def test_main_preempts_low_with_a_warning_and_a_requeue_and_cancel_for_good(slur
         wait_for(lambda folder=folder: starts(folder), "the job to start")
     slurm.preempt()
     wait_for(lambda: starts(tmp_path / "cancel")[1:] == ["warned"], "the warning before the cancellation")
-    assert starts(tmp_path / "low")[:2] == ["started", "warned"]
+    wait_for(lambda: starts(tmp_path / "low")[:2] == ["started", "warned"], "the warning before the requeue")
     assert slurm.wait_for_state(jobs["cancel"], "PREEMPTED", "CANCELLED", "COMPLETED")
 
 
