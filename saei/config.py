@@ -339,8 +339,10 @@ def identity(config: Config) -> dict[str, Any]:
         if not f.metadata.get("hashed", True):
             del tree[f.name]
         elif dataclasses.is_dataclass(f.type):
+            group = getattr(config, f.name)
             for inner in dataclasses.fields(f.type):
-                if not inner.metadata.get("hashed", True):
+                later = inner.metadata.get("added_later", False) and getattr(group, inner.name) == inner.default
+                if later or not inner.metadata.get("hashed", True):
                     del tree[f.name][inner.name]
     tree["rollout"]["plan"] = [list(entry) for entry in config.group_plan()]
     del tree["rollout"]["n_clean"], tree["rollout"]["n_view"], tree["view"]["name"]

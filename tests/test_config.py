@@ -304,3 +304,8 @@ def test_sizes_of_attacks_that_nobody_asked_for_are_refused():
     assert with_overrides(Config(), {"eval.attack_levels": (4.0,), "eval.attacks": ("egas",)}).eval.attack_levels == (
         4.0,
     )
+
+
+def test_settings_added_later_leave_earlier_trials_their_names():
+    # of 2026-11-21; a new setting whose default does what was done before carries rules.ADDED_LATER
+    assert content_hash(identity(Config())) == "620b7c9af8f6"
