@@ -19,12 +19,10 @@ from saei.filters import GROUP_FILTERS
 from saei.identity import model_source
 from saei.losses import AGGREGATIONS, LOSSES
 from saei.presets import PRESETS, RECIPE_7B, SCALE, preset
-from saei.robustness import check_attacks
 from saei.score_views import SCORE_VIEWS
 from saei.select import RULES
 from saei.shaping import SHAPINGS
 from saei.token_scores import SCORES
-from saei.trackers import check_trackers
 from saei.views import VIEWS
 
 _ALIASES = {"--checkpoint-every": "--checkpoint.every"}
@@ -54,10 +52,16 @@ def check_names(config: Config) -> None:
             near = difflib.get_close_matches(value, table, n=1, cutoff=0.5)
             cure = f": did you mean {near[0]}?" if near else ""
             raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}{cure}")
+    # imported where they are asked for: they load transformers, and a plan of a hundred trials does without
     with bad_input():
         model_source(config.model.path)
-        check_trackers(config.record.trackers)
+        if config.record.trackers:
+            from saei.trackers import check_trackers
+
+            check_trackers(config.record.trackers)
         if config.eval.attacks:
+            from saei.robustness import check_attacks
+
             check_attacks(config.eval.attacks, config.eval.attack_levels)
 
 

@@ -1,9 +1,11 @@
 """The embedded problem source: what is drawn, what is asked, and what the splits share."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from saei.config import DataConfig
 from saei.data import fingerprint, load_problems, shifted_splits
@@ -49,6 +51,12 @@ def task(kind: str, *where: object) -> GridTask:
 def test_questions_and_answers_are_those_worked_out_by_hand(made: GridTask, question: str, answer: str):
     assert question_of(made) == question
     assert answer_of(made) == answer
+
+
+def test_the_scans_are_those_that_scikit_learn_loads():
+    images, digits = load_scans()
+    known: Any = load_digits()
+    assert np.array_equal(images, known["images"]) and np.array_equal(digits, known["target"])
 
 
 def test_no_scan_is_in_two_of_train_validation_and_test_and_none_is_left_out():

@@ -10,7 +10,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -118,11 +120,16 @@ def compare(first: int, second: int) -> str:
 
 @cache
 def load_scans() -> tuple[Float[np.ndarray, "scans 8 8"], Int[np.ndarray, " scans"]]:
-    """The scans (levels 0..16) and their digits."""
-    from sklearn.datasets import load_digits
+    """The scans (levels 0..16) and their digits: what `sklearn.datasets.load_digits` returns.
 
-    bunch: Any = load_digits()
-    return np.asarray(bunch["images"], dtype=np.float64), np.asarray(bunch["target"], dtype=np.int64)
+    Its file is read without the package: importing scikit-learn would cost every command and worker over a second.
+    """
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("the digits lie in scikit-learn, which is not installed: pip install scikit-learn")
+    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(path, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 @cache
