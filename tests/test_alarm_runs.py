@@ -225,7 +225,7 @@ def test_images_moved_beyond_reading_are_told_as_too_strong_an_attack(tell):
     assert alarm["sentence"].endswith("which moves pixels by 128 levels")
 
 
-@pytest.mark.parametrize("preset", ["grpo", "saei"])
+@pytest.mark.parametrize("preset", [pytest.param("grpo", marks=pytest.mark.slow), "saei"])
 def test_a_healthy_run_tells_nothing_and_nothing_when_resumed(tell, preset):
     run = tell(preset, steps=30)
     assert (run.alarms, run.earlier) == ([], [[]] * 4)

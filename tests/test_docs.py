@@ -36,7 +36,7 @@ BUDGET = {
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("make ")]
+    return [line for line in dict.fromkeys(lines) if line and not line.startswith("make ")]
 
 
 def test_the_readme_starts_with_the_two_commands():
