@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from saei.families import family_of
 from saei.moved_text import moved_text
 from saei.types import ByteImages, TextShift
 
@@ -44,11 +45,9 @@ class Prefill:
 def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
     """One forward pass over all prefixes, images included; the LM head runs on each last token only.
 
-    Counts its tokens, padding left out, in `policy.tokens_forward`. M-RoPE positions are computed by the model's own
-    `get_rope_index` and passed explicitly: positions the model infers itself depend on `rope_deltas` left behind by an
-    earlier call.
+    Counts its tokens, padding left out, in `policy.tokens_forward`.
     """
-    model, device = policy.model, policy.device
+    model, device, family = policy.model, policy.device, family_of(policy.model)
     columns = max(len(prefix.token_ids) for prefix in prefixes)
     # padding is never attended to and never read; any text token will do
     token_ids = torch.full((len(prefixes), columns), policy.end_token_ids[0], dtype=torch.long)
@@ -57,13 +56,8 @@ def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
         token_ids[row, columns - len(prefix.token_ids) :] = torch.tensor(prefix.token_ids)
         attended[row, columns - len(prefix.token_ids) :] = True
     token_ids, attended = token_ids.to(device), attended.to(device)
-    pixels = _pixels(policy, prefixes)
-    positions, deltas = model.model.get_rope_index(
-        token_ids,
-        mm_token_type_ids=(token_ids == policy.image_token_id).int(),
-        image_grid_thw=pixels.get("image_grid_thw"),
-        attention_mask=attended.long(),
-    )
+    images = [image for prefix in prefixes for image in prefix.images]
+    positions, next_position = family.positions(model, policy.codec, token_ids, attended, images)
     ones = torch.ones((columns, columns), dtype=torch.bool, device=device)
     # a padding token attends to itself: a row without any attended column would be NaN, and NaN times 0 is NaN
     mask = (ones.tril() & attended[:, None, :]) | torch.eye(columns, dtype=torch.bool, device=device)
@@ -75,33 +69,26 @@ def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
         output = model(
             input_ids=token_ids,
             attention_mask=mask[:, None],
-            position_ids=positions,
+            position_ids=family.position_ids(positions),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            **pixels,
+            mm_encoder_outputs=_features(policy, images),
         )
     return Prefill(
         keys=[layer.keys for layer in cache.layers],  # pyright: ignore
         values=[layer.values for layer in cache.layers],  # pyright: ignore
         attended=attended,
-        next_position=attended.sum(-1) + deltas.to(device).flatten(),
+        next_position=next_position,
         logits=output.logits[:, -1],
     )
 
 
-def _pixels(policy: Any, prefixes: Sequence[Prefix]) -> dict[str, Tensor]:
-    """The vision arguments of the forward pass; none where no prefix has an image."""
-    images = [image for prefix in prefixes for image in prefix.images]
+def _features(policy: Any, images: Sequence[Tensor]) -> dict[str, Any]:
     if not images:
         return {}
-    codec = policy.codec
-    return {
-        "pixel_values": torch.cat([codec.patchify(image.to(policy.device)) for image in images]),
-        "image_grid_thw": torch.stack([torch.as_tensor(codec.grid_thw(image)).reshape(3) for image in images]).to(
-            policy.device
-        ),
-    }
+    family = family_of(policy.model)
+    return family.reuse(family.encode(policy.model, policy.codec, images), range(len(images)))
 
 
 class RowDecoder:
@@ -114,6 +101,8 @@ class RowDecoder:
         self.logits = start.logits[prefix_of_row]
         self._policy = policy
         self._model = policy.model
+        self._family = family_of(policy.model)
+        self._decoder = self._family.decoder(policy.model)
         self._alive = len(prefix_of_row)
         self._columns = start.attended.shape[1]
         self._position = start.next_position[prefix_of_row]
@@ -142,15 +131,16 @@ class RowDecoder:
         for layer in self._layers:
             layer.rows, layer.column = rows, self._columns
         self._columns += 1
-        hidden = self._model.model.language_model(
+        positions = self._position[:rows].expand(self._family.axes, -1)[..., None]
+        hidden = self._decoder(
             inputs_embeds=self._model.get_input_embeddings()(tokens[:, None]),
             attention_mask=self._attended[:rows, None, None, : self._columns],
-            position_ids=self._position[:rows].expand(3, -1)[..., None],
+            position_ids=self._family.position_ids(positions),
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
         self._position[:rows] += 1
-        return self._model.lm_head(hidden[:, -1])
+        return self._model.get_output_embeddings()(hidden[:, -1])
 
     def _compact(self, keep: Int[Tensor, " alive"]) -> None:
         self._alive = len(keep)

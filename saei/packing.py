@@ -158,14 +158,14 @@ def attention_mask(segments: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1
 
 
 def restart_positions(
-    prefix_positions: Int[Tensor, "3 rows prefix"], batch: PackedBatch
-) -> Int[Tensor, "3 rows length"]:
-    """M-RoPE positions of packed rows: those of the prefix as given, then every completion from the prefix on.
+    prefix_positions: Int[Tensor, "axes rows prefix"], batch: PackedBatch
+) -> Int[Tensor, "axes rows length"]:
+    """Rotary positions of packed rows: those of the prefix as given, then every completion from the prefix on.
 
-    In a plain row the first completion token stands one beyond the largest position of the prefix, on all three axes.
+    In a plain row the first completion token stands one beyond the largest position of the prefix, on all axes.
     """
     rows, length = batch.segments.shape
-    positions = torch.zeros((3, rows, length), dtype=torch.long, device=batch.segments.device)
+    positions = torch.zeros((len(prefix_positions), rows, length), dtype=torch.long, device=batch.segments.device)
     columns = torch.arange(length, device=batch.segments.device)
     for row, prefix in enumerate(batch.prefix_lengths):
         positions[:, row, :prefix] = prefix_positions[:, row, :prefix]

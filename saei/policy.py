@@ -16,21 +16,17 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from saei.config import DataConfig, ModelConfig
+from saei.families import family_of
 from saei.identity import model_source
-from saei.pixels import ImageCodec
 from saei.scoring import score_pairs, score_requests
 from saei.types import ByteImages, PairScores, Problem, Prompt, ScoreRequest, TokenScores
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-"""Model types whose image layout and positions this code knows (tests: Qwen2.5-VL and Qwen3-VL)."""
-
 _USER, _SYSTEM = "\ue000user\ue000", "\ue000system\ue000"  # stand for the texts while the template is rendered
 _IMAGE_MARKER = re.compile(r"<image\d*>")
-_NEVER_SAMPLED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 
 
 class Policy:
@@ -38,13 +34,14 @@ class Policy:
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, data: DataConfig) -> None:
         self.model = model
+        self.family = family_of(model)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.codec = ImageCodec.from_processor(image_processor, data.min_pixels, data.max_pixels)
+        self.codec = self.family.codec(image_processor, data.min_pixels, data.max_pixels)
         self.device: torch.device = model.device
         self.image_token_id: int = model.config.image_token_id
-        self.end_token_ids = _end_tokens(model, tokenizer)
-        self.suppressed_token_ids = _known_tokens(tokenizer, _NEVER_SAMPLED)
+        self.end_token_ids = _end_tokens(model, tokenizer, self.family.end_tokens)
+        self.suppressed_token_ids = _known_tokens(tokenizer, self.family.never_sampled)
         # relative price of attention in a packed row, see packing.rows_for_group
         self.attention_cost = 1.0 / (6.0 * model.config.get_text_config().hidden_size)
         self.packed_forwards = 0
@@ -117,25 +114,30 @@ class Policy:
         return token_ids, span
 
     def _expand(self, token_ids: list[int], images: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], list[int]]:
-        """The ids with every image placeholder repeated, and where each id went (and the end)."""
+        """The ids with every image placeholder expanded, and where each id went (and the end)."""
         found = token_ids.count(self.image_token_id)
         if found != len(images):
             raise ValueError(
-                f"the prompt has {found} image placeholders for {len(images)} images; model.path needs a Qwen-VL chat "
-                "template that writes one for each image, and a tokenizer that marks them as special tokens"
+                f"the prompt has {found} image placeholders for {len(images)} images; model.path needs a chat template "
+                "that writes one for each image, and a tokenizer that marks them as special tokens"
             )
-        counts = iter([self.codec.tokens(image) for image in images])
+        shown = iter([self._image_tokens(image) for image in images])
         expanded: list[int] = []
         places: list[int] = []
         for token in token_ids:
             places.append(len(expanded))
-            expanded += [token] * next(counts) if token == self.image_token_id else [token]
+            expanded += next(shown) if token == self.image_token_id else [token]
         if len(expanded) >= self._longest:
             raise ValueError(
                 f"the prompt has {len(expanded)} tokens and the model reads {self._longest} in all; lower "
                 "data.max_pixels or shorten the question"
             )
         return tuple(expanded), [*places, len(expanded)]
+
+    def _image_tokens(self, image: torch.Tensor) -> list[int]:
+        return self.family.image_tokens(
+            self.codec, image, self.image_token_id, lambda text: self._tokenize(text, "")[0]
+        )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, special tokens left out."""
@@ -203,24 +205,21 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     """
     source, device = model_source(model.path), _device(model.device)
     options = {} if isinstance(source, Path) else {"revision": model.revision}
-    # so that any engine's own processor leaves an image of ours, and those of the saved model, at their size
-    size = {"shortest_edge": data.min_pixels, "longest_edge": data.max_pixels}
     try:
-        family = AutoConfig.from_pretrained(source, **options).model_type
-        if family not in FAMILIES:
-            raise ValueError(f"its model type is {family}, and packing knows {', '.join(FAMILIES)}")
+        family = family_of(AutoConfig.from_pretrained(source, **options))
         loaded = _load_whole(
             source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation="sdpa", **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if not tokenizer.chat_template:
             raise ValueError("its tokenizer has no chat template; take the folder of an instruction-tuned model")
-        image_processor = AutoImageProcessor.from_pretrained(source, size=size, **options)
+        image_processor = family.processor(source, data.min_pixels, data.max_pixels, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
     loaded.eval()
     if model.freeze_vision:
-        loaded.model.visual.requires_grad_(False)
+        for module in family.vision(loaded):
+            module.requires_grad_(False)
     return Policy(loaded, tokenizer, image_processor, data)
 
 
@@ -265,10 +264,10 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def _end_tokens(model: Any, tokenizer: Any, names: Sequence[str]) -> tuple[int, ...]:
     configured = model.generation_config.eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
-    ends = [*_known_tokens(tokenizer, ("<|im_end|>",)), *(end for end in ends if end is not None)]
+    ends = [*_known_tokens(tokenizer, names), *(end for end in ends if end is not None)]
     return tuple(dict.fromkeys(ends))
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from saei.families import family_of
 from saei.moved_text import moved_text
 from saei.packing import PackedBatch, Piece, attention_mask, pack, request_part, restart_positions, split_requests
 from saei.token_scores import jensen_shannon, kullback_leibler
@@ -179,17 +180,12 @@ def _entropy(log_p: Float[Tensor, "tokens vocabulary"]) -> Float[Tensor, " token
 
 def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> Float[Tensor, "rows length width"]:
     """Last hidden states of the packed rows: one forward pass of the stock model, mask and positions given."""
-    device, model = policy.device, policy.model.model
+    device, model, family = policy.device, policy.model, family_of(policy.model)
     token_ids, segments = batch.token_ids.to(device), batch.segments.to(device)
     images, order = _distinct_images(pieces)
-    grids = [policy.codec.grid_thw(image) for image in images]
     prefix = int(max(batch.prefix_lengths))
-    prefix_positions, _ = model.get_rope_index(
-        token_ids[:, :prefix],
-        mm_token_type_ids=(token_ids[:, :prefix] == policy.image_token_id).int(),
-        image_grid_thw=torch.stack([grids[i] for i in order]).to(device) if order else None,
-        attention_mask=(segments[:, :prefix] == 0).long(),
-    )
+    shown = [images[i] for i in order]
+    prefix_positions, _ = family.positions(model, policy.codec, token_ids[:, :prefix], segments[:, :prefix] == 0, shown)
     policy.packed_forwards += 1
     tokens = int((batch.segments >= 0).sum())
     if torch.is_grad_enabled():
@@ -198,11 +194,11 @@ def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> 
         policy.tokens_forward += tokens
     shifts = [piece.request.text_shift for piece in pieces]
     with moved_text(model.get_input_embeddings(), shifts, [range(prefix) for prefix in batch.prefix_lengths]):
-        return model(
+        return model.model(
             input_ids=token_ids,
             attention_mask=attention_mask(segments),
-            position_ids=restart_positions(prefix_positions, batch),
-            mm_encoder_outputs=_encode_images(policy, images, grids, order),
+            position_ids=family.position_ids(restart_positions(prefix_positions, batch)),
+            mm_encoder_outputs=family.reuse(family.encode(model, policy.codec, images), order) if images else {},
             use_cache=False,
         ).last_hidden_state
 
@@ -222,17 +218,3 @@ def _distinct_images(pieces: Sequence[Piece]) -> tuple[list[Tensor], list[int]]:
             images.extend(own)
         order += range(first_of[id(own)], first_of[id(own)] + len(own))
     return images, order
-
-
-def _encode_images(policy: Any, images: Sequence[Tensor], grids: Sequence[Tensor], order: Sequence[int]) -> dict:
-    """The vision tower's output for every placeholder run (and its deep features, where the family has them)."""
-    if not images:
-        return {}
-    patches = torch.cat([policy.codec.patchify(image.to(policy.device)) for image in images])
-    output = policy.model.model.get_image_features(
-        patches.to(policy.model.dtype), torch.stack(list(grids)).to(policy.device), return_dict=True
-    )
-    output.pooler_output = [output.pooler_output[i] for i in order]
-    if getattr(output, "deepstack_features", None) is not None:
-        output.deepstack_features = [[layer[i] for i in order] for layer in output.deepstack_features]
-    return {"image": output}
