@@ -56,6 +56,8 @@ class Config:
     """Named method whose settings are the defaults of all others here; `--list-presets` shows them."""
     flavour: Literal["tiny", "published"] = field(default="tiny", metadata=NOT_HASHED)
     """Scale of the preset: the shipped tiny model, or the published 7B recipe (methods' own model, data and rates)."""
+    recipe: str = field(default="", metadata=NOT_HASHED)
+    """File of settings that stands in the place of a preset, such as `recipes/geo3k-7b-saei.toml`."""
     steps: int = 150
     """Rollout batches to train for."""
     seed: int = 0

@@ -5,6 +5,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -19,6 +20,7 @@ from saei.filters import GROUP_FILTERS
 from saei.identity import model_source
 from saei.losses import AGGREGATIONS, LOSSES
 from saei.presets import PRESETS, RECIPE_7B, SCALE, preset
+from saei.recipe import read_recipe
 from saei.score_views import SCORE_VIEWS
 from saei.select import RULES
 from saei.shaping import SHAPINGS
@@ -68,17 +70,29 @@ def check_names(config: Config) -> None:
 def train_command_line(arguments: Sequence[str] | None = None) -> Config | None:
     """The config that the arguments ask for; None after `--list-presets`.
 
-    `--preset NAME` and `--flavour published` set the defaults of all other settings, wherever they stand.
+    `--preset NAME` and `--flavour published`, or `--recipe FILE`, set the defaults of all other settings, wherever they
+    stand.
     """
     words = [_unalias(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if "--list-presets" in words:
         list_presets(_value_of("--preset", words, ""))
         return None
-    default = preset_or_refusal(_value_of("--preset", words, Config().preset), _value_of("--flavour", words, "tiny"))
+    default = _named_default(words)
     config = checked_command_line(Config, words, prog="python -m saei.train", default=default)
     check_names(config)
     _refuse_idle_view(config)
     return replace(config, preset=default.preset, flavour=default.flavour)
+
+
+def _named_default(words: Sequence[str]) -> Config:
+    """What a recipe, or a preset in its flavour, sets. Raises BadInput for both at once."""
+    recipe = _value_of("--recipe", words, "")
+    if not recipe:
+        return preset_or_refusal(_value_of("--preset", words, Config().preset), _value_of("--flavour", words, "tiny"))
+    for flag in ("--preset", "--flavour"):
+        if _value_of(flag, words, ""):
+            raise BadInput(f"{flag} and --recipe both set the defaults of all settings: give one of them")
+    return read_recipe(Path(recipe))
 
 
 def _refuse_idle_view(config: Config) -> None:
@@ -106,7 +120,7 @@ def _value_of(flag: str, words: Sequence[str], default: str) -> str:
             return word.partition("=")[2]
         if word == flag:
             if position + 1 == len(words):
-                raise BadInput(f"{flag} needs a name; --list-presets shows all")
+                raise BadInput(f"{flag} needs a name" + ("" if flag == "--recipe" else "; --list-presets shows all"))
             return words[position + 1]
     return default
 

@@ -40,6 +40,8 @@ class Command:
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="FIELD=VALUE")
     ] = ()
     """Change a setting of every trial, such as optim.lr=1e-4; may be given several times."""
+    recipe: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Model, data and training settings of every trial, such as recipes/geo3k-7b-saei.toml; the arms say the method."""
     demo: bool = False
     """A few arms, two seeds, few steps: shows the machinery within minutes, no evidence."""
     cluster: Annotated[Path, tyro.conf.arg(metavar="FILE")] = CLUSTER

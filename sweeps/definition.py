@@ -116,7 +116,11 @@ def arm_config(sweep: Sweep, arm: str, seed: int, settings: Mapping[str, Any]) -
                 f"{name} is what arm {arm} sets ({sweep.arms[arm][name]}); it cannot be set to {value} too"
             )
     overrides = {**sweep.base, **sweep.arms[arm], **settings, "seed": seed}
-    preset = next((name for name, row in PRESETS.items() if dict(row.settings) == dict(sweep.arms[arm])), "saei")
+    own = dict(sweep.arms[arm])
+    preset = next(
+        (name for name, row in PRESETS.items() if own in (dict(row.settings), {**row.settings, **row.published})),
+        "saei",
+    )
     return with_overrides(Config(), {**overrides, "preset": preset})
 
 

@@ -42,6 +42,7 @@ from sweeps.definition import (
     select_arms,
     sweep_names,
 )
+from sweeps.on_recipe import on_recipe
 from sweeps.search_launch import (
     best_line,
     checked_search,
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None, *, trainer: str = TRAINER) -> i
         return 0
     with bad_input():
         sweep = load_sweep(command.name)
+        sweep = on_recipe(sweep, command.recipe) if command.recipe else sweep
         settings = dict(DEMO) if command.demo else {}
         settings |= dict(parse_setting(text) for text in command.settings)
         settings |= {"steps": command.steps} if command.steps else {}

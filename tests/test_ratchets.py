@@ -19,7 +19,7 @@ LAYERS = {
     "schema": 0, "units": 0, "settings": 0, "config": 0, "types": 0, "seeding": 0, "clock": 0, "cli": 0, "order": 0,
     "commit": 0, "state": 0, "overlong": 0, "differences": 0, "refill": 0, "rendezvous": 0, "parcel": 0, "job": 0,
     "atomic": 0, "loading": 0, "parts": 1,
-    "distributed": 1, "joining": 1, "exhausted": 1, "presets": 1, "alarms": 1, "detectors": 1,
+    "distributed": 1, "joining": 1, "exhausted": 1, "presets": 1, "recipe": 1, "alarms": 1, "detectors": 1,
     "data": 1, "tiny": 1, "reward": 1, "graders": 1, "advantage": 1, "losses": 1, "select": 1, "views": 1, "pixels": 1,
     "control": 1, "filters": 1, "shaping": 1, "back_off": 1, "token_scores": 1, "score_views": 1,
     "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2, "moved_text": 2,

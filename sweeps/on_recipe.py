@@ -1,0 +1,30 @@
+"""A sweep's arms at the scale of a recipe: `run.py methods --recipe recipes/geo3k-7b-saei.toml`. No torch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from saei.presets import PRESETS
+from saei.recipe import recipe_settings
+from sweeps.definition import Sweep
+
+THE_ARMS_OWN = ("rollout.n_clean", "rollout.n_view", "rollout.plan")
+"""What a recipe says of its method, beside all of `view` and `select`: in a sweep the arms say that."""
+
+
+def on_recipe(sweep: Sweep, path: Path) -> Sweep:
+    """The sweep with the recipe's settings over its base; arms that are presets get what their papers publish for them.
+
+    Raises BadInput for a recipe that cannot be read.
+    """
+    settings = recipe_settings(path)
+    for name in ("preset", "seed", "out"):
+        settings.pop(name, None)
+    host = {
+        name: value
+        for name, value in settings.items()
+        if name not in THE_ARMS_OWN and not name.startswith(("view.", "select."))
+    }
+    published = {frozenset(row.settings.items()): row.published for row in PRESETS.values()}
+    arms = {arm: {**own, **published.get(frozenset(own.items()), {})} for arm, own in sweep.arms.items()}
+    base = {**sweep.base, **host, "flavour": "published", "recipe": str(path)}
+    return replace(sweep, base=base, arms=arms)
