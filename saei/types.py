@@ -5,9 +5,9 @@ No file here changes state, and none of these classes has behaviour beyond what 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ class Problem:
     """An image question with a checkable answer.
 
     `images` are RGB, uint8, height x width x 3, as the source holds them (transparency already on white). `split` is
-    the split it was drawn from; `kind` groups problems in reports (a question kind, a subject).
+    the split it was drawn from; `kind` groups problems in reports (a question kind, a subject). `facts` are the
+    source's other columns as it has them (a subject, a level, the answer before it was tidied), for official scoring.
     """
 
     problem_id: str
@@ -38,6 +39,7 @@ class Problem:
     kind: str = ""
     source: str = ""
     split: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from saei.config import DataConfig
-from saei.data import digits, local, shapes
+from saei.data import digits, hub, local, shapes
 from saei.data.problem_set import ProblemSet
 
 __all__ = ["SOURCES", "ProblemSet", "Source", "fingerprint", "load_problems", "shifted_splits"]
@@ -26,6 +26,7 @@ SOURCES: dict[str, Source] = {
     "digits": Source(digits.load, digits.fingerprint, digits.shifted),
     "shapes": Source(shapes.load, shapes.fingerprint, shapes.shifted),
     "local": Source(local.load, local.fingerprint, local.shifted),
+    "hub": Source(hub.load, hub.fingerprint, hub.shifted),
 }
 
 

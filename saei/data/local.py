@@ -15,9 +15,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
 from saei.config import DataConfig
+from saei.data.pictures import BadPicture, decode
 from saei.data.problem_set import ProblemSet
 from saei.types import Problem
 
@@ -144,20 +144,13 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def read_image(file: Path, number: int, path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """The picture as RGB on white; raises ValueError naming row and file where it cannot be read."""
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGBA")
-    except FileNotFoundError as error:
+        return decode(path)
+    except BadPicture as error:
+        missing = error.reason == "image missing"
+        cure = "paths are relative to the folder of the JSONL" if missing else "replace the file or set image to null"
         raise ValueError(
-            f"{file}, row {number}: field 'image' names {path}, which does not exist;"
-            " paths are relative to the folder of the JSONL"
+            f"{file}, row {number}: field 'image' names {path}, which {'does not exist' if missing else error}; {cure}"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{file}, row {number}: field 'image' names {path}, which cannot be read as an image ({error});"
-            " replace the file or set image to null"
-        ) from error
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return np.array(Image.alpha_composite(white, picture).convert("RGB"))
 
 
 def load(data: DataConfig, split: str) -> ProblemSet:

@@ -8,12 +8,26 @@ from saei.types import Problem
 
 
 class ProblemSet(Sequence[Problem]):
-    """`size` problems of one split; `problem_at(i)` gives the same problem whenever it is asked for i."""
+    """`size` problems of one split; `problem_at(i)` gives the same problem whenever it is asked for i, and `bare_at(i)`
+    the same without its pictures, where the source can save their cost.
+    """
 
-    def __init__(self, *, split: str, size: int, problem_at: Callable[[int], Problem]) -> None:
+    def __init__(
+        self,
+        *,
+        split: str,
+        size: int,
+        problem_at: Callable[[int], Problem],
+        bare_at: Callable[[int], Problem] | None = None,
+    ) -> None:
         self.split = split
         self._size = size
         self._problem_at = problem_at
+        self._bare_at = bare_at
+
+    def bare(self) -> "ProblemSet":
+        """The same problems for whoever reads their words alone: without pictures, where that is cheaper."""
+        return ProblemSet(split=self.split, size=self._size, problem_at=self._bare_at or self._problem_at)
 
     def __len__(self) -> int:
         return self._size

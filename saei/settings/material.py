@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from saei.settings.rules import NOT_HASHED, require
+from saei.settings.rules import ADDED_LATER, NOT_HASHED, require
+
+COLUMN_ROLES = ("id", "image", "question", "answer", "choices", "kind")
+"""What a column of a data set can be to a problem."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +29,26 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     source: str = "digits"
-    """Problem source: `digits` (handwritten digits), `shapes` (drawn), or `local` (a JSONL + images folder)."""
+    """Problem source: `digits` (handwritten digits), `shapes` (drawn), `local` (a JSONL + images folder), or `hub` (a
+    data set of the Hugging Face hub, or local files with its columns)."""
     path: str = ""
-    """Folder of the `local` source: one `<split>.jsonl` a split, image paths relative to the folder."""
+    """Of source `local`: a folder with one `<split>.jsonl` a split, image paths relative to it. Of source `hub`: a hub
+    id such as hiyouga/geometry3k, or a folder or file of parquet, JSONL, or images with metadata."""
+    dataset: str = field(default="", metadata=ADDED_LATER)
+    """Source `hub`: the set in saei/data/catalog.toml whose columns `path` has; found by itself for its hub id."""
+    revision: str = field(default="", metadata=ADDED_LATER)
+    """Source `hub`: branch, tag or commit of a hub id; empty: that of the catalogue, else main."""
+    config: str = field(default="", metadata=ADDED_LATER)
+    """Source `hub`: configuration of a hub id; empty: that of the catalogue, else the set's default."""
+    columns: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Source `hub`: which column plays which role, e.g. `image=figure question=q answer=a`; the roles are id, image,
+    question, answer, choices, kind. A set that is not in the catalogue needs at least question and answer."""
+    text_only: Literal["skip", "white", "keep"] = field(default="skip", metadata=ADDED_LATER)
+    """Source `hub`, rows without an image: counted and left out, given MM-Eureka's white 224 x 224 dummy, or kept as
+    they are (for a model that takes prompts without one)."""
+    drop_shared_figures: bool = field(default=False, metadata=ADDED_LATER)
+    """Source `hub`: leave out training problems whose figure also stands in the test or validation split; never the
+    reverse, which would change an official test set."""
     train_split: str = "train"
     """Split trained on."""
     validation_split: str = "validation"
@@ -53,6 +73,9 @@ class DataConfig:
     """Largest image area after the resize, in pixels (28224 = 168 x 168; the 7B recipes use 1000000)."""
     system_prompt: str = ""
     """System message put before every problem; empty: none."""
+    prompt: str = field(default="", metadata=ADDED_LATER)
+    """A published prompt of saei/data/prompts.toml by name, such as easyr1 or noisyrollout, in place of system_prompt
+    and prompt_suffix."""
     prompt_suffix: str = ""
     """Text appended to every question in the user turn (EasyR1 and verl put the format instruction there)."""
     curriculum: Literal["none", "semantic_entropy"] = "none"
@@ -64,8 +87,15 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.source != "local" or bool(self.path),
-            "data.path must name a folder when data.source is local: --data.path DIR",
+            self.source not in ("local", "hub") or bool(self.path),
+            f"data.path must name a folder{' or a hub id' if self.source == 'hub' else ''} when data.source is "
+            f"{self.source}: --data.path DIR",
+        )
+        self._check_hub_settings()
+        require(
+            not self.prompt or not (self.system_prompt or self.prompt_suffix),
+            f"data.prompt {self.prompt} is a whole prompt; leave data.system_prompt and data.prompt_suffix empty, or "
+            "write them out and leave data.prompt empty",
         )
         for name in ("train_size", "validation_size", "test_size", "shifted_size", "curriculum_stages"):
             require(getattr(self, name) >= 1, f"data.{name} must be at least 1, got {getattr(self, name)}")
@@ -82,3 +112,23 @@ class DataConfig:
             0 < self.min_pixels <= self.max_pixels,
             f"data.min_pixels must be in (0, data.max_pixels], got {self.min_pixels} and {self.max_pixels}",
         )
+
+    def _check_hub_settings(self) -> None:
+        plain = ("dataset", "revision", "config", "columns", "drop_shared_figures")
+        for name in plain:
+            require(
+                self.source == "hub" or not getattr(self, name),
+                f"data.{name} belongs to data.source hub and does nothing for {self.source}",
+            )
+        require(
+            self.source == "hub" or self.text_only == "skip",
+            f"data.text_only belongs to data.source hub and does nothing for {self.source}",
+        )
+        for entry in self.columns:
+            role, equals, column = entry.partition("=")
+            require(
+                bool(equals and column) and role in COLUMN_ROLES,
+                f"data.columns entries read role=column with a role of {', '.join(COLUMN_ROLES)}, got {entry!r}",
+            )
+        roles = [entry.partition("=")[0] for entry in self.columns]
+        require(len(set(roles)) == len(roles), f"data.columns names a role twice: {' '.join(self.columns)}")
