@@ -16,6 +16,7 @@ from saei.cli import BadInput, bad_input, checked_command_line
 from saei.config import Config, SelectConfig, ViewConfig
 from saei.control import CONTROLS
 from saei.data import SOURCES
+from saei.data.catalog import check_answer_place
 from saei.filters import GROUP_FILTERS
 from saei.identity import model_source
 from saei.losses import AGGREGATIONS, LOSSES
@@ -56,6 +57,7 @@ def check_names(config: Config) -> None:
             raise BadInput(f"{setting} is one of {', '.join(table)}, got {value}{cure}")
     # imported where they are asked for: they load transformers, and a plan of a hundred trials does without
     with bad_input():
+        check_answer_place(config.data)
         model_source(config.model.path)
         if config.record.trackers:
             from saei.trackers import check_trackers

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from saei.config import DataConfig, ModelConfig
+from saei.data.catalog import prompt_texts
 from saei.families import family_of
 from saei.identity import model_source
 from saei.scoring import score_pairs, score_requests
@@ -48,8 +49,7 @@ class Policy:
         self.tokens_forward = 0
         self.tokens_generated = 0
         self.tokens_backward = 0
-        self._system_prompt = data.system_prompt
-        self._prompt_suffix = data.prompt_suffix
+        self._around = prompt_texts(data)
         self._longest: int = model.config.get_text_config().max_position_embeddings
         self._special = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
 
@@ -66,7 +66,7 @@ class Policy:
         question = _IMAGE_MARKER.sub("", problem.question).strip()
         content = [*({"type": "image"} for _ in images), {"type": "text", "text": _USER}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self._system_prompt:
+        if self._around.system:
             messages.insert(0, {"role": "system", "content": _SYSTEM})
         rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         try:
@@ -80,8 +80,8 @@ class Policy:
     def question_mask(self, prompt: Prompt) -> Bool[torch.Tensor, " prompt"]:
         """True on the tokens of a prompt that are the problem's own words.
 
-        Not on special tokens, image placeholders, the system prompt, `data.prompt_suffix` and words of the template;
-        nor on a token that straddles one of these and the question.
+        Not on special tokens, image placeholders, what `data.prompt` puts around it and words of the template; nor on a
+        token that straddles one of these and the question.
         """
         mask = torch.zeros(len(prompt.token_ids), dtype=torch.bool)
         mask[slice(*prompt.question)] = True
@@ -97,8 +97,9 @@ class Policy:
         start = 0
         for match in [*self._special.finditer(rendered), None]:
             plain = rendered[start : match.start() if match else len(rendered)]
-            before, mark, after = (part.replace(_SYSTEM, self._system_prompt) for part in plain.partition(_USER))
-            plain = before + (question + self._prompt_suffix + after if mark else "")
+            before, mark, after = (part.replace(_SYSTEM, self._around.system) for part in plain.partition(_USER))
+            before += self._around.prefix if mark else ""
+            plain = before + (question + self._around.suffix + after if mark else "")
             if plain:
                 encoded = self.tokenizer(
                     plain, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True

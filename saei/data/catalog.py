@@ -79,6 +79,15 @@ def prompt_texts(data: DataConfig) -> PromptTexts:
     return prompts()[data.prompt]
 
 
+def check_answer_place(data: DataConfig) -> None:
+    r"""Raise ValueError for a prompt that is not there, or asks for the answer where the reward does not look."""
+    if prompt_texts(data).answers_in == "answer_tag":
+        raise ValueError(
+            f"data.prompt {data.prompt} asks for the answer in <answer> tags, and the reward reads \boxed{{}}: every "
+            "completion would count as wrong; take easyr1, noisyrollout or mm_eureka_boxed"
+        )
+
+
 def entry_of(data: DataConfig) -> CatalogEntry:
     """The catalogue's entry for `data`: the one that `data.dataset` names, or that of the hub id; columns that
     `data.columns` names are replaced.
