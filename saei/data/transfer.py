@@ -11,8 +11,8 @@ def transfer_sets(config: Config) -> dict[str, tuple[DataConfig, str]]:
     """Name in the tables -> where its problems are: `load_problems(data, split)`.
 
     The name is `source/split`, or `folder/split` for the sources `local` and `hub`; images and prompts are made with
-    the run's own limits and texts. Raises ValueError, in a sentence, for a source, split or folder that is not there or cannot be
-    read, and for two sets of one name.
+    the run's own limits and texts. Raises ValueError, in a sentence, for a source, split or folder that is not there
+    or cannot be read, and for two sets of one name.
     """
     sets: dict[str, tuple[DataConfig, str]] = {}
     for entry in config.eval.transfer:
