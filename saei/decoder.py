@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from saei.attention import readable_mask
 from saei.families import family_of
 from saei.moved_text import moved_text
 from saei.types import ByteImages, TextShift
@@ -68,7 +69,7 @@ def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
     with moved_text(model.get_input_embeddings(), shifts, places):
         output = model(
             input_ids=token_ids,
-            attention_mask=mask[:, None],
+            attention_mask=readable_mask(model, mask[:, None]),
             position_ids=family.position_ids(positions),
             past_key_values=cache,
             use_cache=True,
@@ -134,7 +135,7 @@ class RowDecoder:
         positions = self._position[:rows].expand(self._family.axes, -1)[..., None]
         hidden = self._decoder(
             inputs_embeds=self._model.get_input_embeddings()(tokens[:, None]),
-            attention_mask=self._attended[:rows, None, None, : self._columns],
+            attention_mask=readable_mask(self._model, self._attended[:rows, None, None, : self._columns]),
             position_ids=self._family.position_ids(positions),
             past_key_values=self._cache,
             use_cache=True,

@@ -19,10 +19,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from saei.attention import implementation
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
 from saei.families import family_of
 from saei.identity import model_source
+from saei.recomputing import recompute_layers
 from saei.scoring import score_pairs, score_requests
 from saei.types import ByteImages, PairScores, Problem, Prompt, ScoreRequest, TokenScores
 
@@ -208,8 +210,9 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     options = {} if isinstance(source, Path) else {"revision": model.revision}
     try:
         family = family_of(AutoConfig.from_pretrained(source, **options))
+        attention = implementation(model.attention, device)
         loaded = _load_whole(
-            source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation="sdpa", **options
+            source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation=attention, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if not tokenizer.chat_template:
@@ -221,6 +224,11 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     if model.freeze_vision:
         for module in family.vision(loaded):
             module.requires_grad_(False)
+    if model.freeze_projector:
+        for module in family.projector(loaded):
+            module.requires_grad_(False)
+    if model.gradient_checkpointing:
+        recompute_layers(loaded)
     return Policy(loaded, tokenizer, image_processor, data)
 
 

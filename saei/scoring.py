@@ -16,9 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from saei.attention import packed_mask
 from saei.families import family_of
 from saei.moved_text import moved_text
-from saei.packing import PackedBatch, Piece, attention_mask, pack, request_part, restart_positions, split_requests
+from saei.packing import PackedBatch, Piece, pack, request_part, restart_positions, split_requests
+from saei.recomputing import recomputing
 from saei.token_scores import jensen_shannon, kullback_leibler
 from saei.types import ByteImages, PairScores, ScoreRequest, TokenScores
 
@@ -193,10 +195,11 @@ def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> 
     else:
         policy.tokens_forward += tokens
     shifts = [piece.request.text_shift for piece in pieces]
-    with moved_text(model.get_input_embeddings(), shifts, [range(prefix) for prefix in batch.prefix_lengths]):
+    moved = moved_text(model.get_input_embeddings(), shifts, [range(prefix) for prefix in batch.prefix_lengths])
+    with moved, recomputing(model):
         return model.model(
             input_ids=token_ids,
-            attention_mask=attention_mask(segments),
+            attention_mask=packed_mask(model, segments),
             position_ids=family.position_ids(restart_positions(prefix_positions, batch)),
             mm_encoder_outputs=family.reuse(family.encode(model, policy.codec, images), order) if images else {},
             use_cache=False,

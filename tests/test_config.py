@@ -296,7 +296,8 @@ def test_a_wrong_flag_or_value_leaves_with_code_2_and_says_why(arguments, said, 
 def test_the_number_of_settings_grows_only_on_purpose():
     # 77 before the rivals: most are of one view, loss or control; one more for record.trackers, one for recipe,
     # seven for sets of the hub
-    assert len(field_names()) <= 146
+    # eight for what a large model needs: a frozen projector, recomputing, a back-end, an adapter (4), master weights
+    assert len(field_names()) <= 154
 
 
 def test_sizes_of_attacks_that_nobody_asked_for_are_refused():

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+import saei.attention
 import saei.scoring
 from saei.config import DataConfig, ModelConfig
 from saei.data import load_problems
@@ -166,7 +167,7 @@ def completions_see_each_other(policy, requests, monkeypatch):
         length = segments.shape[1]
         return attention_mask(torch.where(segments > 0, 0, segments)) | torch.eye(length, dtype=torch.bool)
 
-    monkeypatch.setattr(saei.scoring, "attention_mask", causal)
+    monkeypatch.setattr(saei.attention, "attention_mask", causal)
     return requests
 
 
@@ -206,7 +207,7 @@ def one_unmasked_pad(policy, requests, monkeypatch):
         mask[..., -1] |= (segments[:, -1] < 0)[:, None, None]
         return mask
 
-    monkeypatch.setattr(saei.scoring, "attention_mask", leaky)
+    monkeypatch.setattr(saei.attention, "attention_mask", leaky)
     return requests
 
 

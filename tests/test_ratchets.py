@@ -24,6 +24,7 @@ LAYERS = {
     "control": 1, "filters": 1, "shaping": 1, "back_off": 1, "token_scores": 1, "score_views": 1,
     "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2, "moved_text": 2,
     "families": 2,
+    "attention": 2, "recomputing": 2,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,
     "metrics": 3, "strips": 3, "steer": 3, "curriculum": 3, "checkpoint": 3, "evaluate": 3, "robustness": 3,
     "options": 3, "batches": 3, "standing": 3, "ending": 3, "run": 3, "stopping": 3, "trackers": 3, "again": 3,

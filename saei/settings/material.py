@@ -21,9 +21,24 @@ class ModelConfig:
     """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
     freeze_vision: bool = False
     """Keep the vision tower's weights fixed (gradients still reach the pixels)."""
+    freeze_projector: bool = field(default=False, metadata=ADDED_LATER)
+    """Keep fixed what carries image features into the text decoder (in Qwen models a part of the vision tower)."""
+    gradient_checkpointing: bool = field(default=False, metadata=NOT_HASHED)
+    """Compute every layer again in the backward pass in place of keeping it: less memory, the same numbers."""
+    attention: str = field(default="sdpa", metadata=ADDED_LATER)
+    """Attention of the text decoder: `sdpa`, `eager` (plain, slow: to compare with) or `flex` (block masks, GPU)."""
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path must name a model: tiny, a folder or a hub id")
+        require(
+            not self.attention.startswith("flash"),
+            f"model.attention {self.attention} cannot take the mask of packed rows, in which completions share a "
+            "prefix: use sdpa, or flex on a GPU",
+        )
+        require(
+            self.attention in ("sdpa", "eager", "flex"),
+            f"model.attention must be sdpa, eager or flex, got {self.attention!r}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

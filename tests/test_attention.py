@@ -1,0 +1,122 @@
+"""Attention back-ends against the plain forward pass and against the dense mask."""
+
+import pytest
+import torch
+
+from saei.attention import block_mask, implementation, packed_mask
+from saei.config import DataConfig, ModelConfig
+from saei.packing import attention_mask
+from saei.policy import load_policy
+from saei.sampler import sample
+from saei.scoring import score_requests
+from saei.types import SampleRequest
+from tests.oracle import plain, scored, worst_difference
+from tests.sampler_models import prompts, qwen2_5_vl, qwen3_vl
+from tests.test_packing import requests_of
+
+MAKERS = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+SEGMENTS = torch.tensor([[0, 0, 1, 1, 2, -1], [0, 1, 2, 2, 2, 3]])
+
+
+def scores_of(policy, requests):
+    with torch.no_grad():
+        return score_requests(policy, requests, temperature=1.0, pack_tokens=4096, entropy_grad=False)
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_packed_scores_of_eager_equal_the_plain_forward_of_sdpa(family):
+    policy = scored(MAKERS[family](torch.float64))
+    requests = requests_of(policy)
+    expected = plain(policy, requests)
+    policy.model.set_attn_implementation("eager")
+    ours = scores_of(policy, requests)
+    assert policy.packed_forwards == 1
+    assert worst_difference(expected, ours) < 1e-5  # softmax in float32
+
+
+def test_eager_samples_the_tokens_that_sdpa_samples():
+    drawn = []
+    for name in ("sdpa", "eager"):
+        policy = qwen2_5_vl(torch.float64)
+        policy.model.set_attn_implementation(name)
+        requests = [SampleRequest(prompt=p, images=p.images, indices=(0, 1)) for p in prompts(policy)]
+        rows = sample(
+            policy, requests, temperature=1.0, top_p=1.0, max_new_tokens=12, batch_rows=8,
+            noise=lambda problem, index, length: torch.rand(
+                length, dtype=torch.float64, generator=torch.Generator().manual_seed(index)
+            ).numpy(),
+        )  # fmt: skip
+        drawn.append([one.token_ids for group in rows for one in group])
+    assert drawn[0] == drawn[1] and len({*drawn[0]}) > 4
+
+
+def test_the_block_mask_lets_look_where_the_dense_mask_does():
+    mask = block_mask(SEGMENTS)
+    rows, length = SEGMENTS.shape
+    row, query, key = torch.meshgrid(torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij")
+    assert torch.equal(mask.mask_mod(row, torch.zeros_like(row), query, key), attention_mask(SEGMENTS)[:, 0])
+
+
+def test_blocks_between_two_completions_are_skipped():
+    # prefix of one block, then four completions of one block each: a completion looks at the prefix and itself
+    segments = torch.arange(5).repeat_interleave(128)[None]
+    assert block_mask(segments).to_dense()[0, 0].tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0],
+        [1, 0, 0, 1, 0],
+        [1, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_packed_scores_of_flex_equal_the_plain_forward_of_sdpa(family):
+    """Without gradient and uncompiled, which is all that torch offers of flex_attention on a CPU."""
+    policy = scored(MAKERS[family](torch.float64))
+    requests = requests_of(policy)
+    expected = plain(policy, requests)
+    policy.model.set_attn_implementation("saei_flex")
+    assert type(packed_mask(policy.model, SEGMENTS)).__name__ == "BlockMask"
+    with torch.compiler.set_stance("force_eager"):
+        ours = scores_of(policy, requests)
+    assert policy.packed_forwards == 1
+    assert worst_difference(expected, ours) < 1e-5  # softmax in float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here, and flex_attention has no gradient on CPU")
+def test_packed_gradients_of_flex_equal_those_of_sdpa():
+    gradients = []
+    for name in ("sdpa", "saei_flex"):
+        policy = scored(qwen2_5_vl(torch.float32))
+        policy.model.to("cuda").set_attn_implementation(name)
+        policy.device = torch.device("cuda")
+        rows = score_requests(policy, requests_of(policy), temperature=1.0, pack_tokens=4096, entropy_grad=True)
+        sum((one.logprobs + one.entropy).sum() for group in rows for one in group).backward()
+        gradients.append({n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("flash_attention_2", "model.attention flash_attention_2 cannot take the mask of packed rows, in which"),
+        ("paged", "model.attention must be sdpa, eager or flex, got 'paged'"),
+    ],
+)
+def test_back_ends_that_cannot_be_had_are_refused_with_the_reason(name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ModelConfig(attention=name)
+
+
+def test_flex_is_refused_on_a_cpu():
+    with pytest.raises(ValueError, match=r"model.attention flex needs a GPU, and model.device is cpu: .* sdpa"):
+        load_policy(ModelConfig(attention="flex", device="cpu"), DataConfig())
+    assert implementation("flex", "cuda:1") == "saei_flex"
+
+
+def test_the_setting_reaches_the_decoder():
+    policy = load_policy(ModelConfig(attention="eager", device="cpu"), DataConfig())
+    assert policy.model.config.get_text_config()._attn_implementation == "eager"
