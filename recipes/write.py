@@ -43,7 +43,8 @@ MODELS = {
 MODEL = """
 [model]
 {path}dtype = "bfloat16"
-freeze_vision = true    # published; gradients still reach the pixels
+freeze_vision = true             # published; gradients still reach the pixels
+gradient_checkpointing = true    # ours: for memory; changes no number
 """
 
 DATA = {
@@ -64,8 +65,8 @@ test_split = "test"
 [data]
 source = "hub"
 path = "FanqingM/MMK12"        # open: which split "MM-Eureka" is; its scores are whole 2,000ths, as this test set's
-train_split = "train[500:]"    # the set has no validation split: the first 500 rows of train are ours
-validation_split = "train[:500]"
+train_split = "train[:-500]"   # the set has no validation split: the last 500 rows of train are ours
+validation_split = "train[-500:]"
 test_split = "test"
 """,
     ),

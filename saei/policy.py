@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from saei.attention import implementation
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
-from saei.families import family_of
+from saei.families import Family, family_of
 from saei.identity import model_source
 from saei.recomputing import recompute_layers
 from saei.scoring import score_pairs, score_requests
@@ -221,15 +221,20 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
     loaded.eval()
+    freeze_parts(loaded, family, model)
+    if model.gradient_checkpointing:
+        recompute_layers(loaded)
+    return Policy(loaded, tokenizer, image_processor, data)
+
+
+def freeze_parts(loaded: Any, family: Family, model: ModelConfig) -> None:
+    """Switch off the gradients of the weights that the settings keep fixed."""
     if model.freeze_vision:
         for module in family.vision(loaded):
             module.requires_grad_(False)
     if model.freeze_projector:
         for module in family.projector(loaded):
             module.requires_grad_(False)
-    if model.gradient_checkpointing:
-        recompute_layers(loaded)
-    return Policy(loaded, tokenizer, image_processor, data)
 
 
 def _load_whole(source: Path | str, **options: Any) -> Any:
