@@ -146,6 +146,31 @@ class Config:
             not self.view.back_off or self.eval.every > 0,
             "view.back_off reads evaluations during training: set eval.every above 0",
         )
+        if self.rollout.engine != "transformers":
+            self._check_engine()
+
+    def _check_engine(self) -> None:
+        """What a rollout engine in another process cannot do."""
+        name, rollout = self.rollout.engine, self.rollout
+        require(
+            "text_embedding" not in self._planned_views(),
+            f"rollout.engine {name} is given images and token ids, and text_embedding in the group plan moves "
+            "embeddings: use rollout.engine transformers",
+        )
+        require(
+            self.model.dtype != "float64",
+            f"rollout.engine {name} does not compute in model.dtype float64: use float32 or bfloat16",
+        )
+        require(
+            self.eval.engine == "transformers" or rollout.engine_sync_every == 1,
+            f"eval.engine {name} evaluates the weights of now, which rollout.engine_sync_every "
+            f"{rollout.engine_sync_every} hands over later: set one of them back to its default",
+        )
+        require(
+            self.loss.engine_correction == "none" or rollout.temperature == 1 or rollout.top_p == 1,
+            f"loss.engine_correction would correct for rollout.top_p {rollout.top_p:g} too: at a temperature other "
+            f"than 1 (got {rollout.temperature:g}) {name} gives log-probs after top-p only; set rollout.top_p 1",
+        )
 
     def _check_view_settings(self) -> None:
         """Refuse settings that no planned view reads; without any such view all are left alone (see `identity`)."""

@@ -1,9 +1,9 @@
 """What is measured and kept: evaluation, checkpoints, records."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
-from saei.settings.rules import NOT_HASHED, require
+from saei.settings.rules import ADDED_LATER, NOT_HASHED, require
 from saei.units import check_grey_levels, grey_levels_argument
 
 Level = Annotated[float, grey_levels_argument("eval.attack_levels")]
@@ -29,6 +29,8 @@ class EvalConfig:
     """Step sizes of those attacks, in grey levels."""
     attack_problems: int = 64
     """Test problems of each such evaluation."""
+    engine: Literal["transformers", "vllm"] = field(default="transformers", metadata=ADDED_LATER)
+    """What samples in evaluations: `transformers`, or rollout.engine's `vllm` (evaluations are then not paired)."""
 
     def __post_init__(self) -> None:
         for name in ("every", "test_problems", "shifted_problems"):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from saei.settings.rules import NOT_HASHED, require
+from saei.settings.rules import ADDED_LATER, NOT_HASHED, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +105,10 @@ class LossConfig:
     """Tokens are picked by covariance over the whole update batch, or in each micro-batch (the official codes)."""
     perception_coef: float = 0.02
     """papo: weight of the divergence from the masked image, which is maximised (PAPO-G 0.02, PAPO-D 0.01)."""
+    engine_correction: Literal["none", "token_truncated"] = field(default="none", metadata=ADDED_LATER)
+    """With a separate rollout engine: weigh each token's loss by min(p_trainer / p_engine, engine_cap), or not."""
+    engine_cap: float = field(default=2.0, metadata=ADDED_LATER)
+    """Largest such weight (Yao et al. 2; TRL 3)."""
 
     def __post_init__(self) -> None:
         require(0 <= self.clip_low <= 1, f"loss.clip_low must be in [0, 1], got {self.clip_low}")
@@ -122,6 +126,7 @@ class LossConfig:
             f"loss.cov_low must be < loss.cov_high, got {self.cov_low:g} and {self.cov_high:g}: no covariance lies "
             "between; lower cov_low or raise cov_high (published: 1 and 5)",
         )
+        require(self.engine_cap > 0, f"loss.engine_cap must be > 0, got {self.engine_cap:g}")
         require(self.perception_coef >= 0, f"loss.perception_coef must be >= 0, got {self.perception_coef:g}")
         require(
             self.name != "sent_v1" or self.aggregation == "token_mean",

@@ -72,6 +72,11 @@ IDLE: tuple[Idle, ...] = (
     Idle("score.noise_level", "score.view", ("mask", "no_image"), "noise"),
     Idle("score.mask_share", "score.view", ("noise", "no_image"), "mask"),
     Idle("score.per", "score.view", ("no_image",), "noise or mask"),
+    Idle("loss.engine_cap", "loss.engine_correction", ("none",), "token_truncated"),
+    *(
+        Idle(setting, "rollout.engine", ("transformers",), "vllm")
+        for setting in ("loss.engine_correction", "rollout.engine_sync_every", "rollout.engine_options", "eval.engine")
+    ),
 )
 
 ALPHA_READERS = ("vepo", "vepo_no_coupling", "vepo_c", "vepo_f", "vepo_h")

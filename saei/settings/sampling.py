@@ -1,13 +1,15 @@
 """How completions come about: the group plan, the views, the filter of groups."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from saei.settings.rules import require
+from saei.settings.rules import ADDED_LATER, NOT_HASHED, require
 from saei.units import check_grey_levels, grey_levels_argument, optional_grey_levels_argument
 
 StepSize = Annotated[float, grey_levels_argument("view.step_size")]
+ENGINE_OWN_OPTIONS = ("model", "tokenizer", "dtype", "logprobs_mode", "generation_config", "seed", "load_format")
+"""Arguments of the engine that follow from other settings."""
 Epsilon = Annotated[float | None, optional_grey_levels_argument("view.epsilon")]
 
 
@@ -29,8 +31,26 @@ class RolloutConfig:
     """Nucleus sampling: smallest set of tokens with this probability; 1 keeps all."""
     batch_rows: int = 96
     """Completions decoded at a time; cannot change what is sampled beyond rounding."""
+    engine: Literal["transformers", "vllm"] = field(default="transformers", metadata=ADDED_LATER)
+    """What samples: `transformers` (in this process, under paired noise), or `vllm` (a process of its own; its seeds
+    are per completion, so arms of a sweep are not paired token by token)."""
+    engine_python: str = field(default="", metadata=NOT_HASHED)
+    """Python of the environment that has the engine, such as /opt/vllm/bin/python; vllm needs it."""
+    engine_options: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Arguments of `vllm.LLM`, e.g. `gpu_memory_utilization=0.4 max_model_len=4096`; values are JSON, or plain text."""
+    engine_devices: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
+    """CUDA_VISIBLE_DEVICES of the engine, one entry for each process of the trial; default: the trainer's own."""
+    engine_folder: str = field(default="", metadata=NOT_HASHED)
+    """Where weights are handed to the engine, such as /dev/shm/saei; default: the run directory. Cleared at the end."""
+    engine_sync_every: int = field(default=1, metadata=ADDED_LATER)
+    """Steps between hand-overs of the weights to the engine; above 1 it samples from older ones."""
+    engine_timeout_s: float = field(default=900.0, metadata=NOT_HASHED)
+    """Longest silence of the engine, its start included; it reports each finished completion."""
+    engine_restarts: int = field(default=3, metadata=NOT_HASHED)
+    """How often in a launch an engine that died or hangs is started again; the same requests are then sent once more."""
 
     def __post_init__(self) -> None:
+        self._check_engine()
         for name in ("problems_per_step", "max_new_tokens", "batch_rows"):
             require(getattr(self, name) >= 1, f"rollout.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("n_clean", "n_view"):
@@ -41,6 +61,29 @@ class RolloutConfig:
             require(
                 re.fullmatch(r"[a-z_0-9]+:[1-9]\d*", entry) is not None,
                 f"rollout.plan entries read view:count with count >= 1, such as egas:6, got {entry!r}",
+            )
+
+    def _check_engine(self) -> None:
+        require(
+            self.engine == "transformers" or bool(self.engine_python),
+            f"rollout.engine {self.engine} runs in an environment of its own: name its Python, as "
+            "--rollout.engine-python /opt/vllm/bin/python",
+        )
+        require(
+            self.engine_sync_every >= 1,
+            f"rollout.engine_sync_every must be at least 1 step, got {self.engine_sync_every}",
+        )
+        require(self.engine_timeout_s > 0, f"rollout.engine_timeout_s must be > 0, got {self.engine_timeout_s:g}")
+        require(self.engine_restarts >= 0, f"rollout.engine_restarts must be >= 0, got {self.engine_restarts}")
+        for entry in self.engine_options:
+            name, _, value = entry.partition("=")
+            require(
+                name.isidentifier() and bool(value),
+                f"rollout.engine_options entries read name=value, such as gpu_memory_utilization=0.4, got {entry!r}",
+            )
+            require(
+                name not in ENGINE_OWN_OPTIONS,
+                f"rollout.engine_options may not set {name}: the trainer does, so that both compute the same",
             )
 
 
