@@ -15,11 +15,11 @@ from functools import partial
 from saei.config import Config
 from saei.data.problem_set import ProblemSet
 from saei.distributed import ALONE, World
+from saei.engines.completing import complete
 from saei.graders.extract import boxed_answer
 from saei.order import problem_indices
 from saei.policy import Policy
 from saei.reward import GRADERS, LONGEST_ANSWER
-from saei.sampler import sample
 from saei.seeding import uniforms
 from saei.types import Problem, SampleRequest
 
@@ -74,13 +74,12 @@ def _measure(policy: Policy, problems: Sequence[Problem], numbers: Sequence[int]
     for first in range(0, len(numbers), together):
         batch = [problems[number] for number in numbers[first : first + together]]
         prompts = [policy.encode(problem) for problem in batch]
-        sampled = sample(
+        sampled = complete(
             policy,
             [SampleRequest(prompt=prompt, images=prompt.images, indices=tuple(range(count))) for prompt in prompts],
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            max_new_tokens=rollout.max_new_tokens,
-            batch_rows=rollout.batch_rows,
+            config,
+            engine=rollout.engine,
+            sampling=(rollout.temperature, rollout.top_p),
             noise=lambda problem_id, index, length: uniforms(config.seed, "data", 0, problem_id, index, length),
         )
         for problem, completions in zip(batch, sampled, strict=True):

@@ -30,12 +30,13 @@ from saei.cli import bad_input, checked_command_line, run_main
 from saei.config import Config, DataConfig, EvalConfig, ModelConfig, RewardConfig, RolloutConfig
 from saei.data import ProblemSet, load_problems
 from saei.distributed import ALONE, World
+from saei.engines.completing import complete
+from saei.engines.serving import engine_serving
 from saei.metrics import storable
 from saei.policy import Policy, load_policy
 from saei.recorder import ARROW_SCHEMAS
 from saei.reward import Grade, Scorer
 from saei.rollout import hash_images, noise_source
-from saei.sampler import sample
 from saei.schema import GREEDY, MODEL_FOLDER, SAMPLED, STATUS_FILE
 from saei.types import ByteImages, Problem, Prompt, SampledCompletion, SampleRequest
 
@@ -76,7 +77,7 @@ class EvaluateConfig:
             model=ModelConfig(path=self.model, dtype=self.dtype),
             rollout=self.rollout,
             reward=self.reward,
-            eval=EvalConfig(samples=self.samples, **evaluation),
+            eval=EvalConfig(samples=self.samples, engine=self.rollout.engine, **evaluation),
         )
 
 
@@ -125,16 +126,15 @@ def evaluation_completions(
 ) -> list[list[SampledCompletion]]:
     """Per prompt, seeing `images`: `config.eval.samples` completions at temperature 1, or the greedy one."""
     indices = tuple(range(config.eval.samples)) if decoding == SAMPLED else (0,)
-    return sample(
+    return complete(
         policy,
         [
             SampleRequest(prompt=prompt, images=own, indices=indices)
             for prompt, own in zip(prompts, images, strict=True)
         ],
-        temperature=1.0,
-        top_p=1.0,
-        max_new_tokens=config.rollout.max_new_tokens,
-        batch_rows=config.rollout.batch_rows,
+        config,
+        engine=config.eval.engine,
+        sampling=(1.0, 1.0),
         noise=noise_source(config.seed, "evaluation", 0) if decoding == SAMPLED else None,
     )
 
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(settings.threads)
         problems = first_problems(load_problems(settings.data, settings.data.test_split), settings.problems)
         policy = load_policy(config.model, settings.data)
-    with Scorer(settings.reward) as scorer:
+    with Scorer(settings.reward) as scorer, engine_serving(policy, settings.rollout, config.model, 0):
         rows = evaluate_split(policy, scorer, problems, config, split=settings.data.test_split, step=0)
     print(f"model {settings.model}, {len(problems)} problems of {settings.data.source}/{settings.data.test_split}")
     for name, value in scores(rows).items():

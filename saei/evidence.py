@@ -15,6 +15,7 @@ from saei.config import Config
 from saei.control import CONTROLS
 from saei.credit import update_batches
 from saei.distributed import ALONE, World
+from saei.engines.mismatch import CORRECTIONS
 from saei.make_view import other_images
 from saei.policy import Policy
 from saei.rollout import GroupsInProgress, Key
@@ -29,7 +30,8 @@ from saei.types import Group, PairScores, Rollout, ScoreRequest, TokenScores
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """Of one completion. `selected` None: chosen in each micro-batch by the current entropies; `pair`: its tokens
-    under the image of `score.view`; `entropy_weight`: its coefficient in the entropy control.
+    under the image of `score.view`; `entropy_weight`: its coefficient in the entropy control; `engine_weight`: of its
+    tokens, by `loss.engine_correction`.
     """
 
     advantage: float
@@ -38,6 +40,7 @@ class Evidence:
     pair: PairScores | None = None
     selected: Bool[Tensor, " tokens"] | None = None
     entropy_weight: float = 0.0
+    engine_weight: Float[Tensor, " tokens"] | None = None
 
     @property
     def degenerate(self) -> bool:
@@ -117,6 +120,7 @@ def gather_evidence(
         own = score_rollouts(policy, groups, config, world)
     references = score_rollouts(reference, groups, config, world) if reference else {}
     weights = _control_weights(groups, progress, config, state)
+    corrections = _engine_weights(groups, config)
     evidence = {
         key: Evidence(
             advantage=advantages[key],
@@ -124,6 +128,7 @@ def gather_evidence(
             ref_logprobs=references[key].logprobs if references else None,
             pair=pairs.get(key),
             entropy_weight=weights[key],
+            engine_weight=corrections.get(key),
         )
         for key in own
     }
@@ -171,6 +176,14 @@ def _control_weights(
     means = torch.tensor([sum(values) / len(values) for values in accuracy], dtype=torch.float64)
     weights = CONTROLS[config.control.rule].weight(state, config.control, means).tolist()
     return {rollout.key: weight for group, weight in zip(groups, weights, strict=True) for rollout in group.rollouts}
+
+
+def _engine_weights(groups: Sequence[Group], config: Config) -> dict[Key, Tensor]:
+    """Each completion's weights by `loss.engine_correction`; none without one."""
+    if config.loss.engine_correction == "none":
+        return {}
+    rule, cap = CORRECTIONS[config.loss.engine_correction], config.loss.engine_cap
+    return {rollout.key: rule(rollout.completion, cap) for group in groups for rollout in group.rollouts}
 
 
 def _shaped(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from saei.clock import Clock
+from saei.engines.mismatch import mismatch_facts, mismatch_summary
 from saei.evidence import Evidence
 from saei.reward import GRADE_FAILURES
 from saei.rollout import GroupsInProgress, Key
@@ -55,6 +56,7 @@ def rollout_facts(
                 "entropy_sampled_image": rollout.completion.sampler_entropy.sum().item(),
                 "sampler_nll": -rollout.completion.sampler_logprobs.sum().item(),
                 "removed_mass": rollout.completion.removed_mass.sum().item(),
+                **mismatch_facts(rollout.completion, evidence[key].engine_weight if key in evidence else None),
             }
             if key in evidence:
                 row |= {"control_coef": evidence[key].entropy_weight, **_token_sums(rollout, evidence[key])}
@@ -223,6 +225,7 @@ def step_row(
         "grad_norm": float(np.mean([update.grad_norm for update in results])) if results else NAN,
         "skipped_updates": sum(update.skipped for update in results),
         **attack_summary(attacks),
+        **mismatch_summary(facts),
         **{phase: clock.seconds.get(phase.removeprefix("time_"), 0.0) for phase in phases},
         "time_step": clock.total(),
     }

@@ -47,6 +47,7 @@ class Policy:
         self.suppressed_token_ids = _known_tokens(tokenizer, self.family.never_sampled)
         # relative price of attention in a packed row, see packing.rows_for_group
         self.attention_cost = 1.0 / (6.0 * model.config.get_text_config().hidden_size)
+        self.engine: Any = None  # what samples in its place while there is one: saei.engines.serving
         self.packed_forwards = 0
         self.tokens_forward = 0
         self.tokens_generated = 0

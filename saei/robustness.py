@@ -28,6 +28,7 @@ from saei.config import (
 )
 from saei.data import load_problems
 from saei.distributed import ALONE, World
+from saei.engines.serving import engine_serving
 from saei.evaluate import (
     EvaluateConfig,
     check_model_folder,
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(settings.threads)
         problems = first_problems(load_problems(settings.data, settings.data.test_split), settings.problems)
         policy = load_policy(config.model, settings.data)
-    with Scorer(settings.reward) as scorer:
+    with Scorer(settings.reward) as scorer, engine_serving(policy, settings.rollout, config.model, 0):
         results = by_attack(policy, scorer, problems, config, split=settings.data.test_split, step=0)
     Console().print(table(results))
     print(

@@ -12,10 +12,10 @@ import torch
 
 from saei.config import Config
 from saei.distributed import ALONE, World
+from saei.engines.completing import complete
 from saei.overlong import overlong_penalty
 from saei.policy import Policy
 from saei.reward import Grade, Scorer, check_failures
-from saei.sampler import sample
 from saei.seeding import uniforms
 from saei.types import (
     AttackRow,
@@ -204,13 +204,12 @@ def _sample(
     policy: Policy, requests: Sequence[SampleRequest], config: Config, seed: int, purpose: str, step: int
 ) -> list[list[SampledCompletion]]:
     rollout = config.rollout
-    return sample(
+    return complete(
         policy,
         requests,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        max_new_tokens=rollout.max_new_tokens,
-        batch_rows=rollout.batch_rows,
+        config,
+        engine=rollout.engine,
+        sampling=(rollout.temperature, rollout.top_p),
         noise=noise_source(seed, purpose, step),
     )
 

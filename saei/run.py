@@ -1,7 +1,7 @@
 """The living parts of one run: how they are kept, brought back, and stopped when the process has to end."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -41,14 +41,18 @@ class Run:
     trackers: Trackers = field(default_factory=Trackers)
 
 
-def show_life(run: Run) -> None:
-    """With every forward pass: renew the heartbeat, and leave an evaluation that a warning cuts short."""
+def show_life(run: Run) -> Callable[[], None]:
+    """With every forward pass: renew the heartbeat, and leave an evaluation that a warning cuts short.
+
+    Returns what does it, for waits without a forward pass.
+    """
 
     def between_passes(*_: Any) -> None:
         run.recorder.beat()
         run.stopping.cut_short()
 
     run.policy.model.register_forward_pre_hook(between_passes)
+    return between_passes
 
 
 def stop_if_warned(run: Run, step: int) -> None:

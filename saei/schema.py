@@ -76,7 +76,17 @@ STEPS: dict[str, str] = {
     "tokens_generated": "int64",
     "tokens_forward": "int64",  # token positions through a forward pass without backward
     "tokens_backward": "int64",  # token positions through a forward and backward pass
-    "time_sample": "float64",  # seconds
+    # with rollout.engine: the engine's log-probs against the trainer's, d = engine - trainer, same tokens, same image
+    "engine_gap": "float64",  # mean |d| of a token; these columns are NaN where the trainer samples itself
+    "engine_gap_max": "float64",
+    "engine_kl": "float64",  # mean d: estimate k1 of KL(engine || trainer) per token
+    "engine_kl_k3": "float64",  # mean exp(-d) - 1 + d
+    "engine_sequence_gap": "float64",  # mean over completions of |sum of d|
+    "engine_unknown_share": "float64",  # tokens whose log-prob the engine did not give
+    "engine_weight": "float64",  # mean weight of loss.engine_correction; NaN without one
+    "engine_capped_share": "float64",  # tokens whose weight is the cap
+    "time_sync": "float64",  # seconds; weights to the engine
+    "time_sample": "float64",
     "time_attack": "float64",
     "time_reward": "float64",
     "time_old_logprobs": "float64",

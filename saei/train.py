@@ -36,6 +36,7 @@ from saei.credit import group_advantages, passing_groups, update_batches
 from saei.data import ProblemSet, load_problems, shifted_splits
 from saei.data.transfer import transfer_sets
 from saei.ending import ending_told, kept_step
+from saei.engines.serving import engine_serving, renew
 from saei.environment import environment, other_code
 from saei.evaluate import evaluate_split, first_problems, scores
 from saei.evidence import gather_evidence
@@ -68,6 +69,9 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
     config, policy, state, world, clock = run.config, run.policy, run.state, run.world, Clock()
     start = tokens_spent(run)
     strength = view_strength(config, step, state)
+
+    with clock("sync"):  # of weights to an engine that samples in another process
+        renew(policy, run.updates, due=step % config.rollout.engine_sync_every == 0)
 
     # 1. Roll out the group plan and reward every completion, until enough groups pass the filter.
     progress = GroupsInProgress()
@@ -205,12 +209,26 @@ def train(config: Config) -> dict[str, float]:
             with Scorer(config.reward) as scorer, tracking(config, recorder, world) as trackers:
                 run = Run(config, policy, reference, optimizer, scorer, recorder, world=world)
                 run.stopping, run.trackers = stopping, trackers
-                show_life(run)
                 return _train_from(run, training, resume(run))
 
 
 def _train_from(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
-    """The loop: evaluate, step, record, checkpoint; then the final evaluation and `DONE`."""
+    """The loop, with an engine where the settings ask for one."""
+    with engine_serving(
+        run.policy,
+        run.config.rollout,
+        run.config.model,
+        run.updates,
+        out=run.config.out,
+        rank=run.world.rank,
+        log=run.recorder.log,
+        between=show_life(run),
+    ):
+        return _loop(run, training, first)
+
+
+def _loop(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
+    """Evaluate, step, record, checkpoint; then the final evaluation and `DONE`."""
     config, recorder = run.config, run.recorder
     every = config.checkpoint.every
     batches_of = problem_batches(run.policy, recorder, training, config)
@@ -273,6 +291,7 @@ def _evaluate_on(run: Run, problems: Sequence[Problem], split: str, step: int) -
     recorder = run.recorder
     stop_if_warned(run, step)
     recorder.status(schema.RUNNING, step=step, message=f"evaluating {split}")
+    renew(run.policy, run.updates, due=run.config.eval.engine != "transformers")
     with cut_if_warned(run, step):
         rows = evaluate_split(run.policy, run.scorer, problems, run.config, split=split, step=step, world=run.world)
     recorder.add("eval", rows)

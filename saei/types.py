@@ -111,7 +111,9 @@ class SampledCompletion:
     """What the sampler returns. `token_ids` include the end token when `finished`; otherwise the completion was cut.
 
     `sampler_logprobs` and `sampler_entropy` are of logits / temperature, before top-p and suppression, on the image
-    that was seen; `removed_mass` is the probability that top-p and suppression took away at each position.
+    that was seen; `removed_mass` is the probability that top-p and suppression took away at each position. From an
+    engine in another process: they are the trainer's, `removed_mass` is NaN, and `engine_logprobs` are what the engine
+    said of its tokens (NaN where it did not).
     """
 
     index: int
@@ -120,6 +122,7 @@ class SampledCompletion:
     sampler_entropy: Float[Tensor, " tokens"]
     removed_mass: Float[Tensor, " tokens"]
     finished: bool
+    engine_logprobs: Float[Tensor, " tokens"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -149,6 +149,9 @@ def _inputs(
         if own[0].pair is None
         else _pad([one.pair.logprobs for one in own if one.pair is not None]),
         entropy_weight=weights if bool((weights != 0).any()) else None,
+        engine_weights=None
+        if own[0].engine_weight is None
+        else _pad([one.engine_weight.to(logprobs) for one in own if one.engine_weight is not None]),
     )
 
 

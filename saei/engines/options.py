@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from saei.cli import BadInput
+
 _OF_THE_TRAINER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONHOME")
 """Of torchrun and of the trainer's Python: an engine would take them for its own."""
 _DEFAULTS = {
@@ -28,12 +30,12 @@ def engine_options(entries: Sequence[str]) -> dict[str, Any]:
 
 
 def engine_environment(devices: Sequence[str], rank: int) -> dict[str, str]:
-    """The environment of the engine of process `rank`. Raises ValueError where `devices` has no entry for it."""
+    """The environment of the engine of process `rank`. Raises BadInput where `devices` has no entry for it."""
     found = {name: value for name, value in os.environ.items() if name not in _OF_THE_TRAINER}
     environment = {**_DEFAULTS, **found}
     if devices:
         if rank >= len(devices):
-            raise ValueError(
+            raise BadInput(
                 f"rollout.engine_devices has {len(devices)} entries, and process {rank} of this trial needs one too: "
                 "give one for each process"
             )

@@ -136,7 +136,8 @@ class ServedEngine:
                 return self._ask(message, kind)
             except EngineLost as error:
                 if self._restarts == 0:
-                    raise EngineLost(f"{error}\nrollout.engine_restarts ({self._rollout.engine_restarts}) are used up")
+                    used = f"rollout.engine_restarts ({self._rollout.engine_restarts}) are used up"
+                    raise EngineLost(f"{error}\n{used}") from error
                 self._restarts -= 1
                 self.log(f"{error}\nthe engine is started again with the same weights ({self._restarts} times left)")
                 self._start_again(error)
@@ -165,7 +166,7 @@ class ServedEngine:
         return reply
 
     def _prove(self, policy: Any, request: SampleRequest) -> None:
-        """The engine's own processor must leave the picture as it is, and expand its placeholders as the trainer does."""
+        """The engine's own processor must leave pictures as they are, and expand placeholders as the trainer does."""
         if request.images:
             message = {
                 "kind": "pixels",
@@ -190,13 +191,13 @@ class ServedEngine:
             raise EngineRefused(f"the rollout engine sent no pixel values: {error}") from error
         if theirs.shape != ours.shape or not np.isfinite(theirs).all():
             raise EngineRefused(
-                f"problem {prompt.problem_id}: the rollout engine makes pixel values of shape {theirs.shape} of an image "
-                f"of which the trainer makes {ours.shape}: it resizes it, or has another processor"
+                f"problem {prompt.problem_id}: the rollout engine makes pixel values of shape {theirs.shape} of an "
+                f"image of which the trainer makes {ours.shape}: it resizes it, or has another processor"
             )
         difference = float(np.abs(theirs - ours).max())
         if difference > PIXEL_TOLERANCE[self._model.dtype]:
             raise EngineRefused(
-                f"problem {prompt.problem_id}: the rollout engine sees pixel values that differ by {difference:.3g} from "
-                "the trainer's (a grey level is 0.014): adversarial images would not reach it as they are"
+                f"problem {prompt.problem_id}: the rollout engine sees pixel values that differ by {difference:.3g} "
+                "from the trainer's (a grey level is 0.014): adversarial images would not reach it as they are"
             )
         return difference

@@ -29,7 +29,7 @@ class VllmEngine:
         self.llm: Any = None
 
     def start(self, message: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
-        import vllm
+        import vllm  # pyright: ignore[reportMissingImports]
 
         options = {"limit_mm_per_prompt": {"video": 0}, **message["options"]}
         self.llm = vllm.LLM(
@@ -88,7 +88,7 @@ class VllmEngine:
         return prompt
 
     def _settings(self, message: dict[str, Any], seed: int | None) -> Any:
-        from vllm import SamplingParams
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
 
         return SamplingParams(
             temperature=0.0 if seed is None else message["temperature"],
@@ -97,7 +97,7 @@ class VllmEngine:
             max_tokens=message["max_new_tokens"],
             stop_token_ids=message["end"],
             ignore_eos=True,  # the trainer's end tokens are all that count
-            logit_bias={token: NEVER for token in message["suppressed"]} or None,
+            logit_bias=dict.fromkeys(message["suppressed"], NEVER) or None,
             logprobs=0,  # of the drawn token alone
             detokenize=False,
         )

@@ -46,7 +46,10 @@ class EngineCompletion:
 
 
 def unexpanded(prompt: Prompt, image_token_id: int) -> list[int]:
-    """The prompt's token ids with one placeholder for each image. Raises EngineRefused where images are not runs of it."""
+    """The prompt's token ids with one placeholder for each image.
+
+    Raises EngineRefused where an image is not a run of placeholders.
+    """
     tokens = [
         token
         for previous, token in zip((None, *prompt.token_ids), prompt.token_ids, strict=False)
@@ -78,9 +81,7 @@ def messages(
     first, pictures, size, wired = 0, dict[str, str](), 0, list[dict[str, Any]]()
     for number, (request, own_seeds) in enumerate(zip(requests, seeds, strict=True)):
         names = _name_pictures(request.images, pictures)
-        wired.append(
-            {"prompt": unexpanded(request.prompt, image_token_id), "images": names, "seeds": list(own_seeds)}
-        )
+        wired.append({"prompt": unexpanded(request.prompt, image_token_id), "images": names, "seeds": list(own_seeds)})
         size = sum(map(len, pictures.values()))
         if size >= MESSAGE_BYTES or number + 1 == len(requests):
             yield requests[first : number + 1], _sample_message(wired, pictures, rule)
@@ -133,8 +134,8 @@ def check_prompt(prompt: Prompt, read: Any) -> None:
         count = len(read) if isinstance(read, list) else "no"
         raise EngineRefused(
             f"problem {prompt.problem_id}: the rollout engine read {count} prompt tokens where the trainer scores "
-            f"{len(prompt.token_ids)}, or other ones: its processor resizes the image or expands placeholders otherwise "
-            "(another version of transformers, or other pixel limits); use rollout.engine transformers"
+            f"{len(prompt.token_ids)}, or other ones: its processor resizes the image or expands placeholders "
+            "otherwise (another version of transformers, or other pixel limits); use rollout.engine transformers"
         )
 
 

@@ -4,9 +4,9 @@ Messages have a `kind`; every reply has the `version` of the weights that the en
 
 | kind | with | reply |
 |---|---|---|
-| `start` | `model` (a Hugging Face folder), `version`, `dtype`, `logprobs`, `options` | `ready`, `engine` (name, version) |
+| `start` | `model` (a Hugging Face folder), `version`, `dtype`, `logprobs`, `options` | `ready`, `engine` (its name) |
 | `sync` | `model`, `version` | `synced` |
-| `sample` | `images` (hash: PNG), `requests` (`prompt`, `images`, `seeds`), settings | `completions`; `progress` before it |
+| `sample` | `images` (name: PNG), `requests` (`prompt`, `images`, `seeds`), ... | `completions` (`progress` first) |
 | `pixels` | `prompt`, `images` (PNG) | `pixels`: `prompt` as expanded, `values` (float32), `shape` |
 
 `logprobs` is `raw` (before suppression and top-p; for temperature 1) or `processed` (of the distribution that is drawn

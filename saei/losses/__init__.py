@@ -57,15 +57,14 @@ def total_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Num[Tensor, " rollouts"]]]:
     """The loss (this micro-batch's share of the update batch's) and, per rollout, sums over its tokens.
 
-    policy loss over the selected tokens + kl_coef * KL + nll_coef * (-logprobs) - entropy_weight * entropy, the last
-    three over all completion tokens. Sums are those of the policy loss, and `kl` where there is a reference. Raises
-    ValueError when `kl_coef` > 0 and there is none.
+    policy loss over the selected tokens, each times its engine weight where there is one, + kl_coef * KL
+    + nll_coef * (-logprobs) - entropy_weight * entropy, the last three over all completion tokens. Sums are those of
+    the policy loss, and `kl` where there is a reference. Raises ValueError when `kl_coef` > 0 and there is none.
     """
     aggregate, mask = AGGREGATIONS[config.aggregation], inputs.mask
     policy = LOSSES[config.name](inputs, config)
-    loss = aggregate(
-        keep_masked(policy.losses, inputs.chosen), inputs.divided_by, denominator.policy_tokens, denominator
-    )
+    losses = policy.losses if inputs.engine_weights is None else policy.losses * inputs.engine_weights
+    loss = aggregate(keep_masked(losses, inputs.chosen), inputs.divided_by, denominator.policy_tokens, denominator)
     sums = dict(policy.sums)
     if inputs.ref_logprobs is not None:
         difference = keep_masked(inputs.ref_logprobs - inputs.logprobs, mask)

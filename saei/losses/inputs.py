@@ -17,7 +17,8 @@ class LossInputs:
 
     `selected` (within `mask`): tokens of the policy loss. `counted`: tokens its means divide by, `selected` or `mask`.
     `picks`: what the loss's own pick said of each token, 0 for most. `perturbed_logprobs`: under the image of
-    `score.view`, old weights. `entropy_weight`: this rollout's coefficient in the entropy control. None: not there.
+    `score.view`, old weights. `entropy_weight`: this rollout's coefficient in the entropy control. `engine_weights`:
+    what each token's policy loss is multiplied by (`loss.engine_correction`). None: not there.
     """
 
     logprobs: Float[Tensor, "rollouts tokens"]
@@ -31,6 +32,7 @@ class LossInputs:
     picks: Int[Tensor, "rollouts tokens"] | None = None
     perturbed_logprobs: Float[Tensor, "rollouts tokens"] | None = None
     entropy_weight: Float[Tensor, " rollouts"] | None = None
+    engine_weights: Float[Tensor, "rollouts tokens"] | None = None
 
     @property
     def chosen(self) -> Bool[Tensor, "rollouts tokens"]:

@@ -126,7 +126,7 @@ class LossConfig:
             f"loss.cov_low must be < loss.cov_high, got {self.cov_low:g} and {self.cov_high:g}: no covariance lies "
             "between; lower cov_low or raise cov_high (published: 1 and 5)",
         )
-        require(self.engine_cap > 0, f"loss.engine_cap must be > 0, got {self.engine_cap:g}")
+        require(self.engine_cap >= 1, f"loss.engine_cap must be at least 1, got {self.engine_cap:g}: 1 is no mismatch")
         require(self.perception_coef >= 0, f"loss.perception_coef must be >= 0, got {self.perception_coef:g}")
         require(
             self.name != "sent_v1" or self.aggregation == "token_mean",

@@ -47,7 +47,7 @@ class RolloutConfig:
     engine_timeout_s: float = field(default=900.0, metadata=NOT_HASHED)
     """Longest silence of the engine, its start included; it reports each finished completion."""
     engine_restarts: int = field(default=3, metadata=NOT_HASHED)
-    """How often in a launch an engine that died or hangs is started again; the same requests are then sent once more."""
+    """How often in a launch an engine that died or hangs is started again; the same requests are then sent again."""
 
     def __post_init__(self) -> None:
         self._check_engine()

@@ -1,4 +1,4 @@
-"""Goes into the site-packages of the vLLM test environment beside a `.pth` file with the line `import no_torchvision_ops`.
+"""Goes into the site-packages of the vLLM test environment, beside a `.pth` file that says `import no_torchvision_ops`.
 
 The torchvision that vLLM's CPU wheel brings is built for CUDA: its native operators are missing beside a CPU torch, and
 registering their shapes fails on `import torchvision`. Its Python transforms need none of them. Nothing is imported
