@@ -32,6 +32,9 @@ class VllmEngine:
         import vllm  # pyright: ignore[reportMissingImports]
 
         options = {"limit_mm_per_prompt": {"video": 0}, **message["options"]}
+        if "mm_device_do_normalize" in vllm.EngineArgs.__dataclass_fields__:
+            # since 0.32 the model normalises by itself: here it is done where the trainer can look
+            options.setdefault("mm_device_do_normalize", False)
         self.llm = vllm.LLM(
             model=message["model"],
             dtype=message["dtype"],

@@ -16,6 +16,7 @@ from). A seed of None asks for greedy decoding. An image stands in the prompt as
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -33,12 +34,19 @@ def serve(handlers: dict[str, Handler]) -> None:
     end_with(parent, folder)
     connection = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)  # a child of the engine would keep the connection open
+    try:
+        _answer(connection, handlers)
+    except (Ended, Nonsense):
+        # the trainer ends this group when it closes the connection, and the watch does when the trainer is gone:
+        # to leave first would leave behind what the engine started
+        while True:
+            time.sleep(60)
+
+
+def _answer(connection: socket.socket, handlers: dict[str, Handler]) -> None:
     version = -1
     while True:
-        try:
-            message = receive(connection, None)
-        except (Ended, Nonsense):
-            return
+        message = receive(connection, None)
 
         def progress(done: int) -> None:
             send(connection, {"kind": "progress", "done": done}, None)
@@ -46,6 +54,8 @@ def serve(handlers: dict[str, Handler]) -> None:
         try:
             reply = handlers[message["kind"]](message, progress)
             version = message.get("version", version)
+        except Ended:
+            raise
         except Exception:
             reply = {"kind": "error", "message": traceback.format_exc()}
         send(connection, {**reply, "version": version}, None)
