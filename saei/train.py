@@ -70,9 +70,6 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
     start = tokens_spent(run)
     strength = view_strength(config, step, state)
 
-    with clock("sync"):  # of weights to an engine that samples in another process
-        renew(policy, run.updates, due=step % config.rollout.engine_sync_every == 0)
-
     # 1. Roll out the group plan and reward every completion, until enough groups pass the filter.
     progress = GroupsInProgress()
     groups: list[Group] = []
@@ -150,6 +147,8 @@ def roll_out(run: Run, problems: Sequence[Problem], step: int, strength: float, 
     of the tokens that a selection rule keeps of them.
     """
     config, policy, world = run.config, run.policy, run.world
+    with clock("sync"):  # of the weights with an engine that samples in another process
+        renew(policy, run.updates, due=step % config.rollout.engine_sync_every == 0)
     progress = GroupsInProgress.begin(policy, world.share(problems))
     for view, count in config.group_plan():
         with clock("attack"):
