@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from saei.attention import implementation
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
-from saei.families import Family, family_of
+from saei.families import Family, family_of, processor_file, supported_family
 from saei.identity import model_source
 from saei.recomputing import recompute_layers
 from saei.scoring import score_pairs, score_requests
@@ -40,7 +40,8 @@ class Policy:
         self.family = family_of(model)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.codec = self.family.codec(image_processor, data.min_pixels, data.max_pixels)
+        self.processor_settings: dict[str, Any] = {}  # of the stock processor's own file, see load_policy
+        self.codec = self.family.codec(image_processor, model.config, data.min_pixels, data.max_pixels)
         self.device: torch.device = model.device
         self.image_token_id: int = model.config.image_token_id
         self.end_token_ids = _end_tokens(model, tokenizer, self.family.end_tokens)
@@ -67,18 +68,36 @@ class Policy:
         except ValueError as error:
             raise ValueError(f"problem {problem.problem_id}: {error}") from error
         question = _IMAGE_MARKER.sub("", problem.question).strip()
-        content = [*({"type": "image"} for _ in images), {"type": "text", "text": _USER}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self._around.system:
-            messages.insert(0, {"role": "system", "content": _SYSTEM})
-        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         try:
-            plain, (start, end) = self._tokenize(rendered, question)
+            plain, (start, end) = self._tokenize(self._rendered(len(images)), question)
             token_ids, places = self._expand(plain, images)
         except ValueError as error:
             raise ValueError(f"problem {problem.problem_id}: {error}") from error
         span = (places[start], places[end])
         return Prompt(problem_id=problem.problem_id, token_ids=token_ids, images=images, question=span)
+
+    def _rendered(self, images: int) -> str:
+        """The chat template with marks in the place of the texts. Raises ValueError where it drops one of them."""
+        content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": _USER}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if not self._around.system:
+            return self._with_marks(messages, _USER)
+        try:
+            return self._with_marks([{"role": "system", "content": _SYSTEM}, *messages], _SYSTEM, _USER)
+        except ValueError:  # some templates read typed parts only, and would drop a plain text in silence
+            parts = [{"type": "text", "text": _SYSTEM}]
+            return self._with_marks([{"role": "system", "content": parts}, *messages], _SYSTEM, _USER)
+
+    def _with_marks(self, messages: list[dict[str, Any]], *marks: str) -> str:
+        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        names = {_USER: "the question", _SYSTEM: "data.system_prompt"}
+        for mark in marks:
+            if rendered.count(mark) != 1:
+                raise ValueError(
+                    f"the chat template of model.path writes {names[mark]} {rendered.count(mark)} times in place of "
+                    "once; take another template, or put the instruction into data.prompt_suffix"
+                )
+        return rendered
 
     def question_mask(self, prompt: Prompt) -> Bool[torch.Tensor, " prompt"]:
         """True on the tokens of a prompt that are the problem's own words.
@@ -198,6 +217,7 @@ class Policy:
             self.model.save_pretrained(temporary)
         self.tokenizer.save_pretrained(temporary)
         self.image_processor.save_pretrained(temporary)  # holds this run's pixel limits, see load_policy
+        processor_file.write(self.processor_settings, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
 
@@ -210,14 +230,16 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     source, device = model_source(model.path), _device(model.device)
     options = {} if isinstance(source, Path) else {"revision": model.revision}
     try:
-        family = family_of(AutoConfig.from_pretrained(source, **options))
+        family = supported_family(AutoConfig.from_pretrained(source, **options))
         attention = implementation(model.attention, device)
         loaded = _load_whole(
             source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation=attention, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer.chat_template = tokenizer.chat_template or processor_file.chat_template(source, **options)
         if not tokenizer.chat_template:
             raise ValueError("its tokenizer has no chat template; take the folder of an instruction-tuned model")
+        settings = processor_file.read(source, **options)
         image_processor = family.processor(source, data.min_pixels, data.max_pixels, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
@@ -225,7 +247,9 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
     freeze_parts(loaded, family, model)
     if model.gradient_checkpointing:
         recompute_layers(loaded)
-    return Policy(loaded, tokenizer, image_processor, data)
+    policy = Policy(loaded, tokenizer, image_processor, data)
+    policy.processor_settings = settings
+    return policy
 
 
 def freeze_parts(loaded: Any, family: Family, model: ModelConfig) -> None:

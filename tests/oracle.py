@@ -9,14 +9,16 @@ from torch import Tensor
 
 from saei.pixels import ImageCodec
 from saei.types import ScoreRequest
-from tests.sampler_models import ToyPolicy
+from tests.sampler_models import ToyCodec, ToyPolicy, stock_inputs
 
 CODEC = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28), "resample": 3, "min_pixels": 64, "max_pixels": 4096}
 
 
 def scored(toy: ToyPolicy) -> Any:
     """A toy policy with what scoring needs beyond sampling: the real codec, the counters and the cost model."""
-    codec = ImageCodec(patch=toy.codec.patch, merge=2, temporal=2, **CODEC)
+    codec = toy.codec
+    if isinstance(codec, ToyCodec):
+        codec = ImageCodec(patch=codec.patch, merge=2, temporal=2, **CODEC)
     return SimpleNamespace(
         **{**vars(toy), "codec": codec, "device": torch.device("cpu")},
         attention_cost=1 / 192,
@@ -31,19 +33,9 @@ def plain_scores(policy: Any, request: ScoreRequest, temperature: float = 1.0) -
     prefix = request.prompt.token_ids
     for completion in request.completions:
         token_ids = torch.tensor([[*prefix, *completion]])
-        arguments: dict[str, Tensor] = {}
-        if request.images:
-            arguments["pixel_values"] = torch.cat([policy.codec.patchify(image) for image in request.images])
-            arguments["pixel_values"] = arguments["pixel_values"].to(policy.model.dtype)
-            arguments["image_grid_thw"] = torch.stack([policy.codec.grid_thw(image) for image in request.images])
         policy.model.model.rope_deltas = None
-        logits = policy.model(
-            input_ids=token_ids,
-            attention_mask=torch.ones_like(token_ids),
-            mm_token_type_ids=(token_ids == policy.image_token_id).int(),
-            use_cache=False,
-            **arguments,
-        ).logits[0, len(prefix) - 1 : -1]
+        inputs = stock_inputs(policy, token_ids, request.images)
+        logits = policy.model(**inputs, use_cache=False).logits[0, len(prefix) - 1 : -1]
         log_p = torch.log_softmax(logits / temperature, dim=-1)
         targets = torch.tensor(completion)[:, None]
         results.append((log_p.gather(-1, targets)[:, 0], -(log_p.exp() * log_p).sum(-1)))

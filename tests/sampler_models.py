@@ -1,16 +1,29 @@
-"""Random models of toy size behind the few policy attributes that the sampler reads; no codec, no tokenizer."""
+"""Random models of toy size, one of each family, behind the few policy attributes that the sampler reads; no tokenizer.
 
+`stock_inputs` is what the stock forward pass and `generate` are given for such a prompt.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from saei.families.tiles import TileCodec
 from saei.types import Prompt
 
 IMAGE, VIDEO, START, VOCABULARY = 60, 61, 62, 64
@@ -78,6 +91,74 @@ def qwen3_vl(dtype: torch.dtype = torch.float64) -> ToyPolicy:
     }  # fmt: skip
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **_special())
     return ToyPolicy(Qwen3VLForConditionalGeneration(config).to(dtype).eval(), ToyCodec(patch=4))
+
+
+def qwen2_vl(dtype: torch.dtype = torch.float64) -> ToyPolicy:
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False, "initializer_range": 0.3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 4,
+        "initializer_range": 0.3,
+    }  # fmt: skip
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, **_special())
+    return ToyPolicy(Qwen2VLForConditionalGeneration(config).to(dtype).eval(), ToyCodec(patch=4))
+
+
+def _tiled(config: Any, model: Any, dtype: torch.dtype) -> ToyPolicy:
+    """Tiles of 8 x 8 pixels, 2 x 2 patches of 4, one token each; the small image is one more."""
+    torch.manual_seed(0)
+    text = {
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
+        "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
+        "patch_size": 4, "initializer_range": 0.3,
+    }  # fmt: skip
+    settings = {"image_token_id": IMAGE, "scale_factor": 2, "pad_token_id": 0, "tie_word_embeddings": False}
+    built = model(config(text_config=text, vision_config=vision, **settings)).to(dtype).eval()
+    processor = Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 8})
+    return ToyPolicy(built, TileCodec.from_processor(processor, built.config, 64, 1024))
+
+
+def smolvlm(dtype: torch.dtype = torch.float64) -> ToyPolicy:
+    return _tiled(SmolVLMConfig, SmolVLMForConditionalGeneration, dtype)
+
+
+def idefics3(dtype: torch.dtype = torch.float64) -> ToyPolicy:
+    return _tiled(Idefics3Config, Idefics3ForConditionalGeneration, dtype)
+
+
+FAMILIES: dict[str, Callable[..., ToyPolicy]] = {
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen2_vl": qwen2_vl,
+    "qwen3_vl": qwen3_vl,
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
+}
+
+SLOW = {"qwen2_vl", "idefics3"}
+"""Families whose code is that of a sibling: the slow tests repeat with them what the fast ones show of the sibling."""
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
+
+
+def stock_inputs(policy: Any, token_ids: torch.Tensor, images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keyword arguments of the stock model for one row and its images, as its processor would make them."""
+    inputs = {"input_ids": token_ids, "attention_mask": torch.ones_like(token_ids)}
+    values = [policy.codec.patchify(image) for image in images]
+    if policy.model.config.model_type.startswith("qwen"):
+        inputs["mm_token_type_ids"] = (token_ids == policy.image_token_id).int()
+        if images:
+            inputs["pixel_values"] = torch.cat(values).to(policy.model.dtype)
+            inputs["image_grid_thw"] = torch.stack([policy.codec.grid_thw(image) for image in images])
+    elif images:
+        inputs["pixel_values"] = torch.cat(values)[None].to(policy.model.dtype)
+    return inputs
 
 
 def prompt(policy: ToyPolicy, problem_id: str, sizes: list[tuple[int, int]], text: int, seed: int) -> Prompt:

@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ from saei.policy import load_policy
 from saei.scoring import score_requests
 from saei.types import Prompt, ScoreRequest, to_unit
 from tests.oracle import plain, plain_scores, scored, worst_difference
-from tests.sampler_models import prompts, qwen2_5_vl, qwen3_vl
+from tests.sampler_models import FAMILIES, prompts, qwen2_5_vl
 
-FAMILIES: dict[str, Callable[..., Any]] = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}  # RMSNorm computes in float32, whatever the model's type
 
 
@@ -70,7 +68,7 @@ def test_packed_gradients_equal_the_plain_ones_tensor_by_tensor_vision_and_pixel
         gradients.append(named)
     ours, theirs = gradients
     assert ours.keys() == theirs.keys()
-    assert any("visual" in name for name in ours) and any("pixels" in name for name in ours)
+    assert any("vis" in name for name in ours) and any("pixels" in name for name in ours)
     for name, gradient in theirs.items():
         scale = float(gradient.abs().max())
         assert float((ours[name] - gradient).abs().max()) <= 2e-5 * max(scale, 1e-6), name
@@ -214,8 +212,12 @@ def one_unmasked_pad(policy, requests, monkeypatch):
 FAULTS = [completions_see_each_other, positions_run_on, another_image, no_token_types, one_unmasked_pad]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    ("fault", "family"),
+    # positions on one axis are not read from token types
+    [(f, name) for f in FAULTS for name in FAMILIES if f is not no_token_types or name.startswith("qwen")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_planted_fault_exceeds_the_tolerance_fifty_times(fault, family, monkeypatch):
     policy = scored(FAMILIES[family]())
     requests = requests_of(policy)

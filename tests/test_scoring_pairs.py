@@ -13,9 +13,8 @@ from saei.scoring import score_pairs, score_requests
 from saei.token_scores import degenerate
 from saei.types import ByteImages, ScoreRequest
 from tests.oracle import scored
-from tests.sampler_models import prompts, qwen2_5_vl, qwen3_vl
+from tests.sampler_models import FAMILIES, PARAMS, prompts, qwen2_5_vl, stock_inputs
 
-FAMILIES = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 LENGTHS = [(5, 1, 9), (7,), (3, 3, 12, 2), (4, 8)]
 
 
@@ -40,20 +39,11 @@ def plain_log_p(policy: Any, request: ScoreRequest, images: ByteImages, member: 
     """The whole distribution at every token of one completion, by the stock model's own forward."""
     prefix, completion = request.prompt.token_ids, request.completions[member]
     token_ids = torch.tensor([[*prefix, *completion]])
-    arguments = {}
-    if images:
-        pixels = torch.cat([policy.codec.patchify(image) for image in images]).to(policy.model.dtype)
-        grids = torch.stack([policy.codec.grid_thw(image) for image in images])
-        arguments = {"pixel_values": pixels, "image_grid_thw": grids}
     policy.model.model.rope_deltas = None
     with torch.no_grad():
-        logits = policy.model(
-            input_ids=token_ids,
-            attention_mask=torch.ones_like(token_ids),
-            mm_token_type_ids=(token_ids == policy.image_token_id).int(),
-            use_cache=False,
-            **arguments,
-        ).logits[0, len(prefix) - 1 : -1]
+        logits = policy.model(**stock_inputs(policy, token_ids, images), use_cache=False).logits[
+            0, len(prefix) - 1 : -1
+        ]
     return torch.log_softmax(logits / temperature, dim=-1)
 
 
@@ -86,7 +76,7 @@ def values_of(score, pair) -> dict:
 
 @pytest.mark.parametrize("pack_tokens", [40, 4096])
 @pytest.mark.parametrize("each", [False, True], ids=["one other image", "one for each completion"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PARAMS)
 def test_pairs_equal_the_full_softmax_of_two_plain_forwards(family, each, pack_tokens, monkeypatch):
     monkeypatch.setattr(saei.scoring, "CHUNK_VALUES", 64 * 2 * 7)  # seven tokens of 64 logits at a time, twice
     policy = scored(FAMILIES[family]())

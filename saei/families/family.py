@@ -52,8 +52,8 @@ class Family:
     processor: Callable[..., Any]
     """(source, min_pixels, max_pixels, **options) -> the stock image processor, set so that a resized image, sent
     through it again, keeps its size; as `Policy.save` writes it."""
-    codec: Callable[[Any, int, int], Any]
-    """(image processor, min_pixels, max_pixels) -> its `Codec`."""
+    codec: Callable[[Any, Any, int, int], Any]
+    """(image processor, model config, min_pixels, max_pixels) -> its `Codec`."""
     image_tokens: Callable[[Any, Tensor, int, Callable[[str], list[int]]], list[int]]
     """(codec, resized image, id of the placeholder, read) -> the prompt tokens that one placeholder of the chat
     template becomes; `read` gives the ids of a special token or of plain text between special tokens."""

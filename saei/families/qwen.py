@@ -31,6 +31,10 @@ def _processor(source: Path | str, min_pixels: int, max_pixels: int, **options: 
     return AutoImageProcessor.from_pretrained(source, size=size, **options)
 
 
+def _codec(processor: Any, config: Any, min_pixels: int, max_pixels: int) -> ImageCodec:
+    return ImageCodec.from_processor(processor, min_pixels, max_pixels)
+
+
 def _image_tokens(codec: Any, image: Tensor, placeholder: int, read: Callable[[str], list[int]]) -> list[int]:
     return [placeholder] * codec.tokens(image)
 
@@ -77,7 +81,7 @@ QWEN_VL = Family(
     projector=_projector,
     decoder=_decoder,
     processor=_processor,
-    codec=ImageCodec.from_processor,
+    codec=_codec,
     image_tokens=_image_tokens,
     encode=_encode,
     reuse=_reuse,
