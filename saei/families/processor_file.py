@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 NAME = "processor_config.json"
 _TEMPLATE = "chat_template.json"  # where processors kept it before chat_template.jinja
