@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import cattrs
 
+from saei.settings.devices import DistributedConfig
 from saei.settings.keeping import CheckpointConfig, EvalConfig, RecordConfig
 from saei.settings.learning import AdvantageConfig, ControlConfig, LossConfig, OptimConfig, RewardConfig
 from saei.settings.material import DataConfig, ModelConfig
@@ -28,9 +29,9 @@ from saei.settings.sampling import FilterConfig, RolloutConfig, ViewConfig
 from saei.settings.tokens import PolicySelectConfig, ScoreConfig, SelectConfig, TokenRule
 
 __all__ = [
-    "AdvantageConfig", "CheckpointConfig", "Config", "ControlConfig", "DataConfig", "EvalConfig", "FilterConfig",
-    "LossConfig", "ModelConfig", "OptimConfig", "PlannedView", "PolicySelectConfig", "RecordConfig", "RewardConfig",
-    "RolloutConfig", "ScoreConfig", "SelectConfig", "TokenRule", "ViewConfig", "content_hash", "field_names",
+    "AdvantageConfig", "CheckpointConfig", "Config", "ControlConfig", "DataConfig", "DistributedConfig", "EvalConfig",
+    "FilterConfig", "LossConfig", "ModelConfig", "OptimConfig", "PlannedView", "PolicySelectConfig", "RecordConfig",
+    "RewardConfig", "RolloutConfig", "ScoreConfig", "SelectConfig", "TokenRule", "ViewConfig", "content_hash", "field_names",
     "from_dict", "identity", "to_dict", "typed_value", "unknown_field", "with_overrides",
 ]  # fmt: skip
 
@@ -82,6 +83,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig, metadata=NOT_HASHED)
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps must be >= 0, got {self.steps}")

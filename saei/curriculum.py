@@ -21,6 +21,7 @@ from saei.order import problem_indices
 from saei.policy import Policy
 from saei.reward import GRADERS, LONGEST_ANSWER
 from saei.seeding import uniforms
+from saei.sharding import whole
 from saei.types import Problem, SampleRequest
 
 RECONSTRUCTIONS: dict[str, str] = {
@@ -64,7 +65,9 @@ def measure(policy: Policy, problems: Sequence[Problem], config: Config, world: 
     """Semantic entropy of each problem in nats: `data.curriculum_samples` completions of the policy as it is, sampled
     as rollouts are (temperature, top-p, length), under noise of their own.
     """
-    return world.gathered(_measure(policy, problems, world.share(range(len(problems))), config))
+    with whole(policy):
+        mine = _measure(policy, problems, world.share(range(len(problems))), config)
+    return world.gathered(mine)
 
 
 def _measure(policy: Policy, problems: Sequence[Problem], numbers: Sequence[int], config: Config) -> list[float]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,9 @@ from torch.distributed.distributed_c10d import Store
 from saei.cli import BadInput
 from saei.parcel import from_bytes, to_bytes
 from saei.rendezvous import Place
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 WAIT_S = 900
 """Seconds that processes wait for each other inside a step. A process that ends is noticed at once, without this."""
@@ -161,6 +164,33 @@ class World:
         if not without and len(set(everyones)) == self.size and dist.is_nccl_available():
             self._gradients = dist.new_group(backend="nccl", timeout=timedelta(seconds=WAIT_S))
         return chosen
+
+    def mesh(self, device: torch.device) -> "DeviceMesh":
+        """The processes as torch's sharding wants them, for weights on `device`, which `self.device` has chosen.
+
+        Raises BadInput where processes share a GPU, between which no sharded sum can travel.
+        """
+        from torch.distributed.device_mesh import DeviceMesh
+
+        if device.type != "cpu" and self._gradients is None:
+            raise BadInput(
+                f"distributed.strategy shard needs a GPU for each of the {self.size} processes and NCCL between them: "
+                "start as many processes as there are GPUs, or set model.device cpu"
+            )
+        everyone = self._gradients if device.type != "cpu" else dist.group.WORLD
+        assert everyone is not None, "processes that met have a group"
+        return DeviceMesh.from_group(everyone, device.type)
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Around collectives of torch's own: where the end of another process breaks them, raise what ended it."""
+        try:
+            yield
+        except RuntimeError as error:
+            broken = isinstance(error, dist.DistError) or "gloo" in str(error)
+            if self.size == 1 or not broken:
+                raise
+            raise self._first_error() from error
 
     def _exchange(self, mine: bytes) -> list[bytes]:
         """Everyone's bytes, by rank."""

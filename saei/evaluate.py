@@ -38,6 +38,7 @@ from saei.recorder import ARROW_SCHEMAS
 from saei.reward import Grade, Scorer
 from saei.rollout import hash_images, noise_source
 from saei.schema import GREEDY, MODEL_FOLDER, SAMPLED, STATUS_FILE
+from saei.sharding import whole
 from saei.types import ByteImages, Problem, Prompt, SampledCompletion, SampleRequest
 
 
@@ -104,7 +105,8 @@ def evaluate_split(
     figures = [hash_images(prompt.images) for prompt in prompts]
     images = [prompt.images for prompt in prompts] if seen is None else world.share(seen)
     for decoding in (SAMPLED, GREEDY):
-        completions = evaluation_completions(policy, prompts, images, config, decoding=decoding)
+        with whole(policy):
+            completions = evaluation_completions(policy, prompts, images, config, decoding=decoding)
         flat = [
             (problem, figure, one)
             for problem, figure, group in zip(mine, figures, completions, strict=True)

@@ -22,6 +22,7 @@ from saei.rollout import GroupsInProgress, Key
 from saei.seeding import torch_generator
 from saei.select import select_tokens
 from saei.shaping import SHAPINGS, ShapingEvidence
+from saei.sharding import whole
 from saei.state import RunState
 from saei.token_scores import SCORES, degenerate
 from saei.types import Group, PairScores, Rollout, ScoreRequest, TokenScores
@@ -89,7 +90,7 @@ def score_rollouts(
 ) -> dict[Key, TokenScores]:
     """Log-probs and entropies of every completion on the image of `train_view`, without gradient."""
     batch = train_batch(share_of(groups, world), config.loss.train_view)
-    with torch.no_grad():
+    with torch.no_grad(), whole(policy):
         scores = policy.score(
             batch.requests, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
         )
@@ -151,9 +152,10 @@ def _score_pairs(
         other_images(request.prompt, request.images, [rollout.index for rollout in same], config, step)  # pyright: ignore[reportArgumentType]  (rollouts hold bytes)
         for request, same in zip(batch.requests, batch.rollouts, strict=True)
     ]
-    scored = policy.score_pairs(
-        batch.requests, others, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
-    )
+    with whole(policy):
+        scored = policy.score_pairs(
+            batch.requests, others, temperature=config.rollout.temperature, pack_tokens=config.optim.pack_tokens
+        )
     both = _by_key(batch, scored, world)
     return {key: own for key, (own, _) in both.items()}, {key: pair for key, (_, pair) in both.items()}
 

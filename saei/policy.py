@@ -26,6 +26,7 @@ from saei.families import Family, family_of, processor_file, supported_family
 from saei.identity import model_source
 from saei.recomputing import recompute_layers
 from saei.scoring import score_pairs, score_requests
+from saei.sharding import Shards, whole_value
 from saei.types import ByteImages, PairScores, Problem, Prompt, ScoreRequest, TokenScores
 
 _USER, _SYSTEM = "\ue000user\ue000", "\ue000system\ue000"  # stand for the texts while the template is rendered
@@ -53,6 +54,7 @@ class Policy:
         self.tokens_forward = 0
         self.tokens_generated = 0
         self.tokens_backward = 0
+        self.shards: Shards | None = None  # set by sharding.shard
         self._around = prompt_texts(data)
         self._longest: int = model.config.get_text_config().max_position_embeddings
         self._special = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
@@ -206,7 +208,7 @@ class Policy:
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(whole_value(parameter).cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:

@@ -42,6 +42,7 @@ from saei.policy import Policy, load_policy
 from saei.reward import Scorer
 from saei.rollout import GroupsInProgress, grade_view, hash_images
 from saei.schema import GREEDY, SAMPLED
+from saei.sharding import whole
 from saei.types import AttackRow, ByteImages, Problem, Rollout
 from saei.units import check_grey_levels, grey_levels_argument
 
@@ -107,7 +108,8 @@ def clean_completions(
     """What an attacker may read: the sampled completions of the clean evaluation, graded."""
     progress = GroupsInProgress.begin(policy, problems)
     images = [prompt.images for prompt in progress.prompts]
-    completions = evaluation_completions(policy, progress.prompts, images, config, decoding=SAMPLED)
+    with whole(policy):
+        completions = evaluation_completions(policy, progress.prompts, images, config, decoding=SAMPLED)
     for position, (prompt, group) in enumerate(zip(progress.prompts, completions, strict=True)):
         progress.rollouts[position] = [
             Rollout(
@@ -130,7 +132,8 @@ def attacked_images(
 ) -> tuple[list[ByteImages], list[AttackRow]]:
     """Per problem: its images moved by `attack` at `level` grey levels; and the ledger of this attack."""
     progress.ledger = []
-    make_view(policy, progress, attack, config.eval.samples, attacker_config(config, attack, level), STREAM)
+    with whole(policy):
+        make_view(policy, progress, attack, config.eval.samples, attacker_config(config, attack, level), STREAM)
     return [entries[0] for entries in progress.images[attack]], progress.ledger
 
 

@@ -17,6 +17,7 @@ from saei.overlong import overlong_penalty
 from saei.policy import Policy
 from saei.reward import Grade, Scorer, check_failures
 from saei.seeding import uniforms
+from saei.sharding import whole
 from saei.types import (
     AttackRow,
     ByteImages,
@@ -174,8 +175,9 @@ def measure_fresh(
     for view, count in config.group_plan():
         if view not in moved_views:
             continue
-        clean = fresh_entropies(policy, progress, "clean", count, config, step, world)
-        moved = fresh_entropies(policy, progress, view, count, config, step, world)
+        with whole(policy):
+            clean = fresh_entropies(policy, progress, "clean", count, config, step, world)
+            moved = fresh_entropies(policy, progress, view, count, config, step, world)
         for prompt, pair in zip(progress.prompts, zip(clean, moved, strict=True), strict=True):
             fresh[view, prompt.problem_id] = pair
     return fresh

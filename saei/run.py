@@ -20,6 +20,7 @@ from saei.reward import Scorer
 from saei.state import RunState
 from saei.stopping import CutShort, Stopping, Warned
 from saei.trackers import Trackers
+from saei.whole_state import to_read, to_save, to_write
 
 
 @dataclass(slots=True)
@@ -52,6 +53,8 @@ def show_life(run: Run) -> Callable[[], None]:
         run.stopping.cut_short()
 
     run.policy.model.register_forward_pre_hook(between_passes)
+    if run.policy.shards is not None:
+        run.policy.shards.plain.register_forward_pre_hook(between_passes)
     return between_passes
 
 
@@ -88,8 +91,6 @@ def alarms_of(recorder: Recorder) -> list[dict[str, Any]]:
 def save_run(run: Run, step: int) -> None:
     """Make the checkpoint of `step` steps; the processes must agree on the weights."""
     checksum = run.world.agreed(run.policy.checksum(), "the weights")
-    if not run.world.is_writer:
-        return
     cursor = Cursor(
         trial_id=run.recorder.trial_id,
         step=step,
@@ -98,7 +99,16 @@ def save_run(run: Run, step: int) -> None:
         state=run.state.to_dict(),
     )
     folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
-    save_checkpoint(folder, run.policy.model, run.optimizer, cursor, keep=run.config.checkpoint.keep)
+    with to_write(run.policy, run.optimizer, run.world) as (model, optimizer):
+        if run.world.is_writer:
+            save_checkpoint(folder, model, optimizer, cursor, keep=run.config.checkpoint.keep)
+
+
+def save_model(run: Run) -> None:
+    """Write the policy as it is now, as a stock folder."""
+    with to_save(run.policy):
+        if run.world.is_writer:
+            run.policy.save(run.recorder.folder / schema.MODEL_FOLDER)
 
 
 def resume(run: Run) -> int:
@@ -106,7 +116,8 @@ def resume(run: Run) -> int:
     found = run.world.from_writer(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
     step = 0
     if found:
-        cursor = load_checkpoint(found[-1], run.policy.model, run.optimizer, trial_id=run.recorder.trial_id)
+        with to_read(run.policy, run.optimizer) as (model, optimizer):
+            cursor = load_checkpoint(found[-1], model, optimizer, trial_id=run.recorder.trial_id)
         if run.policy.checksum() != cursor.checksum:
             raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
         run.updates, step, run.state = cursor.updates, cursor.step, RunState.from_dict(cursor.state)

@@ -46,6 +46,15 @@ def score_requests(
     return scored  # pyright: ignore[reportReturnType]  (every member of every request has its row)
 
 
+def score_pass(policy: Any, pieces: Sequence[Piece], *, temperature: float, entropy_grad: bool) -> list[TokenScores]:
+    """Scores of every completion of some packed rows, in their order, by exactly one forward pass.
+
+    Otherwise as `score_requests`.
+    """
+    refuse_dropout(policy.model)
+    return _score_rows(policy, pieces, temperature, entropy_grad)
+
+
 @torch.no_grad()
 def score_pairs(
     policy: Any,

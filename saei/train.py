@@ -51,8 +51,19 @@ from saei.recorder import claimed, recorder_of
 from saei.reward import Scorer
 from saei.robustness import evaluate_under_attacks
 from saei.rollout import GroupsInProgress, everyones, grade_view, measure_fresh, sample_view
-from saei.run import Run, alarms_of, cut_if_warned, progress_line, resume, save_run, show_life, stop_if_warned
+from saei.run import (
+    Run,
+    alarms_of,
+    cut_if_warned,
+    progress_line,
+    resume,
+    save_model,
+    save_run,
+    show_life,
+    stop_if_warned,
+)
 from saei.seeding import torch_generator
+from saei.sharding import shard, whole
 from saei.steer import attack_thresholds, remember, shown_strength, view_strength
 from saei.stopping import until_warned
 from saei.strips import save_strips
@@ -150,13 +161,14 @@ def roll_out(run: Run, problems: Sequence[Problem], step: int, strength: float, 
     with clock("sync"):  # of the weights with an engine that samples in another process
         renew(policy, run.updates, due=step % config.rollout.engine_sync_every == 0)
     progress = GroupsInProgress.begin(policy, world.share(problems))
-    for view, count in config.group_plan():
-        with clock("attack"):
-            make_view(policy, progress, view, count, config, step, strength, attack_thresholds(run.state))
-        with clock("sample"):
-            sample_view(policy, progress, view, count, config, step)
-        with clock("reward"):
-            grade_view(run.scorer, progress, view, config, world)
+    with whole(policy):
+        for view, count in config.group_plan():
+            with clock("attack"):
+                make_view(policy, progress, view, count, config, step, strength, attack_thresholds(run.state))
+            with clock("sample"):
+                sample_view(policy, progress, view, count, config, step)
+            with clock("reward"):
+                grade_view(run.scorer, progress, view, config, world)
     with clock("sample"):  # of the slowest process
         return everyones(progress, problems, world)
 
@@ -185,7 +197,8 @@ def train(config: Config) -> dict[str, float]:
                 recorder.status(schema.RUNNING, step=kept_step(recorder), message="starting")
             device = world.device(config.model.device)
             with bad_input(), world.writer_first():
-                model = replace(config.model, device=device)
+                sharded = config.distributed.strategy == "shard" and world.size > 1
+                model = replace(config.model, device="cpu" if sharded else device)
                 training = load_problems(config.data, config.data.train_split)
                 policy = load_policy(model, config.data)
                 problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
@@ -193,6 +206,9 @@ def train(config: Config) -> dict[str, float]:
                     load_problems(config.data, split)
                 transfer_sets(config)
                 reference = load_policy(model, config.data) if config.loss.kl_coef else None
+            with bad_input():
+                for one in (policy, reference) if sharded else ():
+                    shard(one, world, device)
             recorder.claim()  # only now: settings that cannot be used leave no folder that would refuse better ones
             ending.checkpoint_mb = expected_checkpoint_mb(policy.model)
             optimizer = AdamW(
@@ -255,8 +271,7 @@ def _loop(run: Run, training: ProblemSet, first: int) -> dict[str, float]:
     final = _final_evaluation(run)
     recorder.flush()
     recorder.alarms(alarms_of(recorder))
-    if run.world.is_writer:
-        run.policy.save(recorder.folder / schema.MODEL_FOLDER)
+    save_model(run)
     recorder.done(final)
     run.world.barrier()  # no process has succeeded before the run is sealed
     recorder.status(schema.FINISHED, step=config.steps)

@@ -7,21 +7,24 @@ that up where an official code does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from saei.config import Config
 from saei.distributed import ALONE, World
+from saei.even_passes import fillers, filling_pass, summed_and_clipped
 from saei.evidence import Evidence, TrainBatch, score_rollouts, share_of, train_batch
 from saei.losses import PICKS, Denominator, LossInputs, total_loss
 from saei.packing import Piece, split_requests
 from saei.policy import Policy
 from saei.rollout import Key
+from saei.scoring import score_pass
 from saei.select import select_tokens
+from saei.sharding import in_parts
 from saei.types import Group, TokenScores
 
 
@@ -57,7 +60,10 @@ def update_policy(
     entropy_grad = any(evidence[key].entropy_weight for key in whole)
     loss_sum = 0.0
     sums: dict[Key, dict[str, float]] = {}
-    for pieces, keys, own_generator in micro_batches:
+
+    def micro_loss(
+        pieces: list[Piece], keys: list[Key], own_generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = _inputs(_score(policy, pieces, config, entropy_grad), keys, evidence, picked, config)
         if first and config.loss.name in PICKS:
             # they penalise |logprobs - old_logprobs|, whose gradient is a sign: rounding must not decide it
@@ -65,15 +71,22 @@ def update_policy(
         if config.loss.name in PICKS and config.loss.pick_scope == "micro":
             inputs = replace(inputs, picks=PICKS[config.loss.name](_detached(inputs), config.loss, own_generator))
         loss, metrics = total_loss(inputs, config.loss, _denominator(whole, count, keys, evidence, inputs, config))
-        loss.backward()
-        loss_sum += loss.item()
         metrics["selected"] = inputs.chosen.sum(dim=1)
         metrics["picked"] = torch.zeros(len(keys)) if inputs.picks is None else (inputs.picks > 0).sum(dim=1)
-        for position, key in enumerate(keys):
-            sums[key] = {name: values[position].item() for name, values in metrics.items()}
-    world.sum_gradients(policy.model.parameters())
+        return loss, metrics
+
+    added = fillers(policy, [pieces for pieces, *_ in micro_batches], groups, config, world)
+    with world.hearing():
+        for pieces, keys, own_generator in micro_batches:
+            loss, metrics = in_parts(policy, partial(micro_loss, pieces, keys, own_generator))
+            loss.backward()
+            loss_sum += loss.item()
+            for position, key in enumerate(keys):
+                sums[key] = {name: values[position].item() for name, values in metrics.items()}
+        for pieces in added:
+            filling_pass(policy, pieces, config)
     (loss_sum,), sums = world.sums(loss_sum), dict(world.gathered(list(sums.items())))
-    grad_norm = clip_grad_norm_(policy.model.parameters(), config.optim.max_grad_norm).item()
+    grad_norm = summed_and_clipped(policy, config, world)
     finite = bool(torch.isfinite(torch.tensor([grad_norm, loss_sum])).all())
     if finite:
         optimizer.step()
@@ -107,6 +120,8 @@ def _keys(batch: TrainBatch, pieces: Sequence[Piece]) -> list[Key]:
 
 
 def _score(policy: Policy, pieces: Sequence[Piece], config: Config, entropy_grad: bool) -> list[TokenScores]:
+    if policy.shards is not None:  # a collective: as many passes as the others make, and no more
+        return score_pass(policy, pieces, temperature=config.rollout.temperature, entropy_grad=entropy_grad)
     scores = policy.score(
         [piece.request for piece in pieces],
         temperature=config.rollout.temperature,

@@ -298,7 +298,8 @@ def test_the_number_of_settings_grows_only_on_purpose():
     # seven for sets of the hub
     # eight for what a large model needs: a frozen projector, recomputing, a back-end, an adapter (4), master weights
     # eleven for the rollout engine: where it runs, what it is given, how long it is waited for, its correction
-    assert len(field_names()) <= 165
+    # one for several devices: distributed.strategy
+    assert len(field_names()) <= 166
 
 
 def test_sizes_of_attacks_that_nobody_asked_for_are_refused():

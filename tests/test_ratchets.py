@@ -25,6 +25,7 @@ LAYERS = {
     "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2, "moved_text": 2,
     "families": 2, "engines": 2,
     "attention": 2, "recomputing": 2,
+    "sharding": 2, "even_passes": 3, "whole_state": 3,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,
     "metrics": 3, "strips": 3, "steer": 3, "curriculum": 3, "checkpoint": 3, "evaluate": 3, "robustness": 3,
     "options": 3, "batches": 3, "standing": 3, "ending": 3, "run": 3, "stopping": 3, "trackers": 3, "again": 3,
