@@ -31,8 +31,8 @@ from saei.settings.tokens import PolicySelectConfig, ScoreConfig, SelectConfig, 
 __all__ = [
     "AdvantageConfig", "CheckpointConfig", "Config", "ControlConfig", "DataConfig", "DistributedConfig", "EvalConfig",
     "FilterConfig", "LossConfig", "ModelConfig", "OptimConfig", "PlannedView", "PolicySelectConfig", "RecordConfig",
-    "RewardConfig", "RolloutConfig", "ScoreConfig", "SelectConfig", "TokenRule", "ViewConfig", "content_hash", "field_names",
-    "from_dict", "identity", "to_dict", "typed_value", "unknown_field", "with_overrides",
+    "RewardConfig", "RolloutConfig", "ScoreConfig", "SelectConfig", "TokenRule", "ViewConfig", "content_hash",
+    "field_names", "from_dict", "identity", "to_dict", "typed_value", "unknown_field", "with_overrides",
 ]  # fmt: skip
 
 ONE_UPDATE_IS_INERT = ("kl_cov", "sent_v1", "sent_v2", "sent_paper")

@@ -16,6 +16,7 @@ from saei.evidence import train_batch
 from saei.packing import Piece, request_part, split_requests
 from saei.policy import Policy
 from saei.scoring import score_pass
+from saei.sharding import shards_of
 from saei.types import Group
 
 
@@ -27,12 +28,13 @@ def fillers(
     `groups` are those of the whole update batch. Where some passes show images and others none, the weights that only
     images use take part in every sum.
     """
-    if policy.shards is None:
+    shards = shards_of(policy)
+    if shards is None:
         return []
     counts = world.gathered([len(mine)])
     added = [_cheapest(groups, config, policy)] * (max(counts) - len(mine)) if max(counts) > len(mine) else []
     shown = world.gathered([bool(any(piece.request.images for piece in pieces)) for pieces in [*mine, *added]])
-    policy.shards.unused(len(set(shown)) > 1)
+    shards.unused(len(set(shown)) > 1)
     return added
 
 
@@ -67,7 +69,7 @@ def summed_and_clipped(policy: Policy, config: Config, world: World) -> float:
     Those of a sharded policy were summed in its backward passes; their norm is over the parts of all processes.
     """
     parameters = list(policy.model.parameters())
-    if policy.shards is None:
+    if shards_of(policy) is None:
         world.sum_gradients(parameters)
         return clip_grad_norm_(parameters, config.optim.max_grad_norm).item()
     parts = [p.grad.to_local() for p in parameters if p.grad is not None]  # pyright: ignore[reportAttributeAccessIssue]

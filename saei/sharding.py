@@ -36,7 +36,7 @@ class Shards:
     `master`.
     """
 
-    def __init__(self, model: Any, world: World, device: torch.device, master: torch.dtype) -> None:
+    def __init__(self, model: Any, decoder: nn.Module, world: World, device: torch.device, master: torch.dtype) -> None:
         self.world = world
         self.parts = model
         self.compute: torch.dtype = model.dtype
@@ -46,7 +46,7 @@ class Shards:
         for parameter in model.parameters():
             if parameter.requires_grad:  # cast before the parts are moved to a device, which never holds the whole
                 parameter.data = parameter.data.to(master)
-        self._units, self._root = _fully_sharded(model, world, device, self.compute, master)
+        self._units, self._root = _fully_sharded(model, decoder, world, device, self.compute, master)
 
     def forward(self, work: Callable[[], ResultT]) -> ResultT:
         """What `work` returns: one pass of `parts` and a loss from it, to call backward() on.
@@ -103,7 +103,13 @@ def shard(policy: Any | None, world: World, device: str, master: torch.dtype | N
     if policy is None:
         return
     policy.device = torch.device(device)
-    policy.shards = Shards(policy.model, world, policy.device, master or policy.model.dtype)
+    model, decoder = policy.model, policy.family.decoder(policy.model)
+    policy.shards = Shards(model, decoder, world, policy.device, master or model.dtype)
+
+
+def shards_of(policy: Any) -> Shards | None:
+    """None for a policy that every process holds whole."""
+    return getattr(policy, "shards", None)
 
 
 @contextmanager
@@ -113,7 +119,7 @@ def whole(policy: Any) -> Iterator[None]:
     Those of a sharded policy are gathered once, for the outermost of such blocks, and take no gradient. All processes
     must enter it; they leave it when they like.
     """
-    shards: Shards | None = getattr(policy, "shards", None)
+    shards = shards_of(policy)
     if shards is None:
         yield
         return
@@ -127,7 +133,8 @@ def whole(policy: Any) -> Iterator[None]:
 
 def in_parts(policy: Any, work: Callable[[], ResultT]) -> ResultT:
     """What `work` returns, a pass of the policy with a loss from it; of a sharded policy, see `Shards.forward`."""
-    return work() if policy.shards is None else policy.shards.forward(work)
+    shards = shards_of(policy)
+    return work() if shards is None else shards.forward(work)
 
 
 def whole_value(tensor: Tensor) -> Tensor:
@@ -180,7 +187,7 @@ class _Pass(nn.Module):
 
 
 def _fully_sharded(
-    model: Any, world: World, device: torch.device, compute: torch.dtype, master: torch.dtype
+    model: Any, decoder: nn.Module, world: World, device: torch.device, compute: torch.dtype, master: torch.dtype
 ) -> tuple[list[Any], Any]:
     """The decoder's layers, each gathered by itself, and the whole, which gathers all that is in none of them."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -191,7 +198,7 @@ def _fully_sharded(
         reduce_dtype=torch.float32 if narrow else None,
         cast_forward_inputs=False,
     )
-    layers = getattr(model.get_decoder(), "layers", None)
+    layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise BadInput(
             f"distributed.strategy shard gathers the layers of a decoder one by one, and {type(model).__name__} has "

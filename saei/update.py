@@ -24,7 +24,7 @@ from saei.policy import Policy
 from saei.rollout import Key
 from saei.scoring import score_pass
 from saei.select import select_tokens
-from saei.sharding import in_parts
+from saei.sharding import in_parts, shards_of
 from saei.types import Group, TokenScores
 
 
@@ -120,7 +120,7 @@ def _keys(batch: TrainBatch, pieces: Sequence[Piece]) -> list[Key]:
 
 
 def _score(policy: Policy, pieces: Sequence[Piece], config: Config, entropy_grad: bool) -> list[TokenScores]:
-    if policy.shards is not None:  # a collective: as many passes as the others make, and no more
+    if shards_of(policy) is not None:  # a collective: as many passes as the others make, and no more
         return score_pass(policy, pieces, temperature=config.rollout.temperature, entropy_grad=entropy_grad)
     scores = policy.score(
         [piece.request for piece in pieces],
