@@ -85,13 +85,13 @@ STEPS: dict[str, str] = {
     "engine_unknown_share": "float64",  # tokens whose log-prob the engine did not give
     "engine_weight": "float64",  # mean weight of loss.engine_correction; NaN without one
     "engine_capped_share": "float64",  # tokens whose weight is the cap
-    "time_sync": "float64",  # seconds; weights to the engine
-    "time_sample": "float64",
+    "time_sample": "float64",  # seconds
     "time_attack": "float64",
     "time_reward": "float64",
     "time_old_logprobs": "float64",
     "time_update": "float64",
     "time_fresh": "float64",
+    "time_sync": "float64",  # weights to the rollout engine
     "time_record": "float64",
     "time_step": "float64",
 }

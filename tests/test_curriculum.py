@@ -11,6 +11,7 @@ from saei import curriculum
 from saei.config import DataConfig, with_overrides
 from saei.curriculum import curriculum_order, measure, same_answer, semantic_entropy, staged, without_repeats
 from saei.data import load_problems
+from saei.engines import completing
 from saei.order import problem_indices
 from saei.policy import Policy, load_policy
 from saei.seeding import stream
@@ -128,7 +129,7 @@ def test_the_entropy_measured_is_that_of_the_sampled_answers(monkeypatch):
             for request in requests
         ]  # fmt: skip
 
-    monkeypatch.setattr(curriculum, "sample", canned)
+    monkeypatch.setattr(completing, "sample", canned)
     monkeypatch.setattr(Policy, "decode", lambda self, token_ids: texts[token_ids[0]])
     config = with_overrides(
         small_config("unused"),

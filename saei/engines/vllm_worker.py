@@ -27,6 +27,7 @@ class VllmEngine:
 
     def __init__(self) -> None:
         self.llm: Any = None
+        self.on_cpu = False
 
     def start(self, message: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
         import vllm  # pyright: ignore[reportMissingImports]
@@ -43,10 +44,13 @@ class VllmEngine:
             seed=0,
             **options,
         )
+        self.on_cpu = vllm.platforms.current_platform.is_cpu()
         return {"kind": "ready", "engine": f"vllm {vllm.__version__}"}
 
     def sync(self, message: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": message["model"]})
+        if self.on_cpu:
+            self.llm.apply_model(_pack_heads_again)
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not forget the prefixes that it computed with the old weights")
         self.llm.llm_engine.reset_encoder_cache()
@@ -104,6 +108,20 @@ class VllmEngine:
             logprobs=0,  # of the drawn token alone
             detokenize=False,
         )
+
+
+def _pack_heads_again(model: Any) -> None:
+    """On a CPU vLLM multiplies by packed copies of the weights. Its reload renews those of the layers that it loads,
+    and an output head that is tied to the embeddings is none of these: it would go on with the old ones.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import (  # pyright: ignore[reportMissingImports]
+        UnquantizedEmbeddingMethod,
+    )
+
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        if isinstance(method, UnquantizedEmbeddingMethod):
+            method.process_weights_after_loading(layer)
 
 
 def _completion(output: Any) -> dict[str, Any]:

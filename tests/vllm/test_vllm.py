@@ -39,6 +39,7 @@ OPTIONS = (
     'limit_mm_per_prompt={"image": 1, "video": 0}',
 )
 PROMPTS = 20
+HERE = {"rollout.engine": "transformers", "rollout.engine_options": ()}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,7 +100,7 @@ def moved(policy: Policy, config: Config, requests: list[SampleRequest]) -> list
     problems = load_problems(config.data, "validation")
     progress = GroupsInProgress.begin(policy, [problems[number] for number in range(len(requests))])
     progress.images["clean"] = [[prompt.images] for prompt in progress.prompts]
-    sample_view(policy, progress, "clean", 4, with_overrides(config, {"rollout.engine": "transformers"}), 0)
+    sample_view(policy, progress, "clean", 4, with_overrides(config, HERE), 0)
     make_view(policy, progress, "egas", 4, config, 0)
     return [
         SampleRequest(prompt=request.prompt, images=entries[0], indices=request.indices)
