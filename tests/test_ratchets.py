@@ -29,7 +29,7 @@ LAYERS = {
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,
     "metrics": 3, "strips": 3, "steer": 3, "curriculum": 3, "checkpoint": 3, "evaluate": 3, "robustness": 3,
     "options": 3, "batches": 3, "standing": 3, "ending": 3, "run": 3, "stopping": 3, "trackers": 3, "again": 3,
-    "plan": 3, "train": 4, "verify": 4, "probe": 4, "doctor": 4,
+    "benchmarks": 3, "plan": 3, "train": 4, "verify": 4, "probe": 4, "doctor": 4,
 }  # fmt: skip
 COMMAND_LINES = {"saei.tiny.warmstart": 4, "saei.tiny.card": 4, "saei.tiny.build": 4}  # entry points stand on top
 
