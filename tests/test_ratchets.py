@@ -27,6 +27,7 @@ LAYERS = {
     "attention": 2, "recomputing": 2, "master_weights": 2, "adapters": 2, "reference": 2,
     "sharding": 2, "even_passes": 3, "whole_state": 3,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,
+    "integrations": 4,
     "metrics": 3, "strips": 3, "steer": 3, "curriculum": 3, "checkpoint": 3, "evaluate": 3, "robustness": 3,
     "options": 3, "batches": 3, "standing": 3, "ending": 3, "run": 3, "stopping": 3, "trackers": 3, "again": 3,
     "benchmarks": 3, "plan": 3, "train": 4, "verify": 4, "probe": 4, "doctor": 4,
