@@ -420,6 +420,18 @@ def test_what_cannot_be_honoured_is_refused_with_the_cure(saei, call, changed, s
         call(rollout_func(PLAN), saei.chosen[:1], **changed)
 
 
+def test_attention_without_masks_and_unknown_families_are_refused(saei, call, monkeypatch):
+    config = saei.trainer.model.config
+    with monkeypatch.context() as patch:
+        patch.setattr(config.get_text_config(), "_attn_implementation_internal", "flash_attention_2")
+        with pytest.raises(ValueError, match="load it with sdpa"):
+            call(rollout_func(PLAN), saei.chosen[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "model_type", "llava")
+        with pytest.raises(ValueError, match="model type is llava"):
+            call(rollout_func(PLAN), saei.chosen[:1])
+
+
 def test_prompts_that_are_not_whole_groups_are_refused(saei, call):
     with pytest.raises(ValueError, match="whole groups of 4"):
         call(rollout_func(PLAN), saei.chosen[:1], repeats=3)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saei.config import DataConfig
 from saei.integrations.trl_columns import COLUMNS
-from saei.policy import FAMILIES, Policy
+from saei.policy import Policy
 from saei.settings.rules import require
 from saei.types import ByteImages, Prompt, to_bytes
 
@@ -84,16 +84,14 @@ def check_trainer(trainer: Any, group_size: int) -> None:
 
 def trainer_policy(trainer: Any) -> Policy:
     """The trainer's own weights as our policy; a completion ends where TRL says it does. Raises ValueError for a model
-    whose images or attention we do not know.
+    of a family or with an attention that packed groups do not know.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "get_base_model"):  # peft puts the adapters into the stock modules
         model = model.get_base_model()
-    family = model.config.model_type
-    require(family in FAMILIES, f"model: its type is {family}, and packing knows {', '.join(FAMILIES)}")
-    attention = model.config._attn_implementation
+    attention = model.config.get_text_config()._attn_implementation
     require(
-        attention == "sdpa",
+        attention in ("sdpa", "eager"),
         f"model: its attention is {attention}, which takes no mask of a packed group; load it with sdpa, such as "
         "GRPOConfig(model_init_kwargs={'attn_implementation': 'sdpa'})",
     )
