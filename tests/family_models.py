@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from saei.tiny import model_dir
 from saei.tiny.build import build_tokenizer
@@ -20,14 +21,6 @@ IDEFICS_SPECIAL = (
     "<|im_start|>", "<|im_end|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>",
     *ROWS_COLUMNS,
 )  # fmt: skip
-# The chat template of SmolVLM-Instruct (Apache-2.0, Hugging Face), word for word; Idefics3's has another first token.
-SMOLVLM_TEMPLATE = (
-    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
-    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
-    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
 IDEFICS_PROCESSOR = {
     "do_convert_rgb": True, "do_image_splitting": True, "do_normalize": True, "do_pad": True, "do_rescale": True,
     "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "max_image_size": {"longest_edge": 32},
@@ -52,7 +45,7 @@ def idefics_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<|im_start|>",
         eos_token="<end_of_utterance>",
         pad_token="<|im_end|>",
-        chat_template=SMOLVLM_TEMPLATE,
+        chat_template=DEFAULT_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )
@@ -71,6 +64,37 @@ def _idefics(name: str, folder: Path) -> None:
     kind = {"idefics3": "Idefics3", "smolvlm": "SmolVLM"}[name]
     _write(folder, config, tokenizer, {**IDEFICS_PROCESSOR, "image_processor_type": f"{kind}ImageProcessor"})
     settings = {"image_seq_len": TILE_TOKENS, "processor_class": f"{kind}Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
+# The chat template of InternVL3-hf (MIT, OpenGVLab), without its videos.
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'text' %}"
+    "{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{'<|im_end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+INTERNVL_SPECIAL = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+
+
+def _internvl(name: str, folder: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(INTERNVL_SPECIAL)})
+    tokenizer.chat_template = INTERNVL_TEMPLATE
+    config = sampler_models.FAMILIES[name](torch.float32).model.config
+    config.text_config.vocab_size = len(tokenizer)
+    config.vision_config.image_size, config.vision_config.patch_size = (32, 32), (8, 8)
+    config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    config.image_seq_length = TILE_TOKENS
+    processor = {
+        "crop_to_patches": False, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "max_patches": 12, "min_patches": 1,
+        "image_processor_type": "GotOcr2ImageProcessor", "resample": 3, "rescale_factor": 1 / 255,
+        "size": {"height": 32, "width": 32},
+    }  # fmt: skip
+    _write(folder, config, tokenizer, processor)
+    settings = {"image_seq_length": TILE_TOKENS, "processor_class": "InternVLProcessor"}
     (folder / "processor_config.json").write_text(json.dumps(settings))
 
 
@@ -100,7 +124,14 @@ def _write(folder: Path, config: Any, tokenizer: PreTrainedTokenizerFast, proces
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
-BUILDERS = {"qwen2_5_vl": _qwen, "qwen2_vl": _qwen, "qwen3_vl": _qwen, "smolvlm": _idefics, "idefics3": _idefics}
+BUILDERS = {
+    "qwen2_5_vl": _qwen,
+    "qwen2_vl": _qwen,
+    "qwen3_vl": _qwen,
+    "smolvlm": _idefics,
+    "idefics3": _idefics,
+    "internvl": _internvl,
+}
 
 
 def build(name: str, folder: Path) -> Path:

@@ -12,6 +12,8 @@ import torch
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
@@ -21,8 +23,10 @@ from transformers import (
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from saei.families.crops import CropCodec
 from saei.families.tiles import TileCodec
 from saei.types import Prompt
 
@@ -134,16 +138,35 @@ def idefics3(dtype: torch.dtype = torch.float64) -> ToyPolicy:
     return _tiled(Idefics3Config, Idefics3ForConditionalGeneration, dtype)
 
 
+def internvl(dtype: torch.dtype = torch.float64) -> ToyPolicy:
+    """Tiles of 8 x 8 pixels, 2 x 2 patches of 4, one token each; the thumbnail is one more."""
+    torch.manual_seed(0)
+    text = {
+        "model_type": "qwen2", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": [8, 8], "patch_size": [4, 4], "initializer_range": 0.3,
+    }  # fmt: skip
+    settings = {"image_token_id": IMAGE, "image_seq_length": 1, "tie_word_embeddings": False}
+    built = InternVLForConditionalGeneration(InternVLConfig(text_config=text, vision_config=vision, **settings))
+    processor = GotOcr2ImageProcessorPil(size={"height": 8, "width": 8}, crop_to_patches=True)
+    return ToyPolicy(built.to(dtype).eval(), CropCodec.from_processor(processor, built.config, 64, 1024))
+
+
 FAMILIES: dict[str, Callable[..., ToyPolicy]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,
     "smolvlm": smolvlm,
     "idefics3": idefics3,
+    "internvl": internvl,
 }
 
-SLOW = {"qwen2_vl", "idefics3"}
-"""Families whose code is that of a sibling: the slow tests repeat with them what the fast ones show of the sibling."""
+SLOW = {"qwen2_vl", "idefics3", "internvl"}
+"""Families that sample and score by the code of another: slow tests repeat with them what fast ones show of that one."""
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
 
 
@@ -157,7 +180,8 @@ def stock_inputs(policy: Any, token_ids: torch.Tensor, images: Sequence[torch.Te
             inputs["pixel_values"] = torch.cat(values).to(policy.model.dtype)
             inputs["image_grid_thw"] = torch.stack([policy.codec.grid_thw(image) for image in images])
     elif images:
-        inputs["pixel_values"] = torch.cat(values)[None].to(policy.model.dtype)
+        tiles = torch.cat(values).to(policy.model.dtype)
+        inputs["pixel_values"] = tiles if policy.model.config.model_type == "internvl" else tiles[None]
     return inputs
 
 

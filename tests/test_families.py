@@ -7,12 +7,14 @@ test_sampler.py run the same families through many more cases.
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from saei.config import DataConfig, ModelConfig, with_overrides
@@ -103,6 +105,24 @@ def test_a_prompt_equals_the_stock_processors(name, system, question, folders):
         torch.testing.assert_close(seen, values, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("question", PROBLEMS, ids=lambda p: p.question)
+def test_a_prompt_of_internvl_equals_the_stock_processors_rule(question, policies):
+    # its processor cannot be built without torchvision; the rule is its replace_image_token
+    policy = policies["internvl"]
+    content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.question}]
+    messages = [{"role": "user", "content": content}]
+    text = policy.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    stock = SimpleNamespace(start_image_token="<img>", end_image_token="</img>", image_token="<|>", image_seq_length=4)
+    counts = {
+        "num_patches": [policy.image_processor.get_number_of_image_patches(*i.shape[:2]) for i in question.images]
+    }
+    for number in range(len(question.images)):
+        shown = InternVLProcessor.replace_image_token(stock, counts, number)
+        text = text.replace("<IMG_CONTEXT>", shown, 1)
+    theirs = policy.tokenizer(text.replace("<|>", "<IMG_CONTEXT>"), add_special_tokens=False)["input_ids"]
+    assert list(policy.encode(question).token_ids) == theirs
+
+
 def test_a_prompt_has_as_many_placeholders_as_the_tower_gives_features(policy):
     for question in PROBLEMS:
         prompt = policy.encode(question)
@@ -135,10 +155,12 @@ def test_the_words_of_the_question_are_found_behind_the_images(policy):
 
 def test_what_stands_for_images_is_never_sampled_and_the_turns_end_is_an_end(policy):
     names = set(policy.tokenizer.convert_ids_to_tokens(list(policy.suppressed_token_ids)))
-    tiled = policy.family.axes == 1
-    assert ({"<image>", "<row_6_col_6>", "<global-img>"} if tiled else {"<|image_pad|>", "<|vision_start|>"}) <= names
-    ends = policy.tokenizer.convert_ids_to_tokens(list(policy.end_token_ids))
-    assert ends[0] == ("<end_of_utterance>" if tiled else "<|im_end|>")
+    kind = policy.model.config.model_type
+    tiled = {"<image>", "<row_6_col_6>", "<global-img>"}, "<end_of_utterance>"
+    expected = {"smolvlm": tiled, "idefics3": tiled, "internvl": ({"<IMG_CONTEXT>", "<img>", "</img>"}, "<|im_end|>")}
+    never, end = expected.get(kind, ({"<|image_pad|>", "<|vision_start|>"}, "<|im_end|>"))
+    assert never <= names
+    assert policy.tokenizer.convert_ids_to_tokens(list(policy.end_token_ids))[0] == end
 
 
 # --- scores and pixel gradients
@@ -249,18 +271,18 @@ def test_step_zero_is_the_clean_image_bit_for_bit_and_samples_what_it_samples(po
 # --- loading and saving
 
 
-@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("name", [*TILED, "internvl"])
 def test_a_saved_folder_replays_a_moved_image_through_its_own_processor(name, policies, tmp_path):
     policy = policies[name]
     policy.save(tmp_path / "saved")
-    assert json.loads((tmp_path / "saved" / "processor_config.json").read_text())["image_seq_len"] == 4
+    assert 4 in json.loads((tmp_path / "saved" / "processor_config.json").read_text()).values()  # tokens of a tile
     again = load_policy(replace(CPU, path=str(tmp_path / "saved")), DATA)
     assert again.checksum() == policy.checksum()
     processor = AutoImageProcessor.from_pretrained(tmp_path / "saved")
     prompt = policy.encode(PROBLEMS[0])
     moved = torch.where(prompt.images[0] < 128, prompt.images[0] + 2, prompt.images[0] - 2)
     values = processor(images=[[moved.permute(1, 2, 0).contiguous().numpy()]], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(values[0], policy.codec.patchify(moved), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values.reshape(-1, 3, 32, 32), policy.codec.patchify(moved), atol=1e-5, rtol=0)
 
 
 def test_fewer_pixels_make_fewer_tiles_and_the_saved_processor_knows(folders, tmp_path):

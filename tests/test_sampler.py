@@ -155,7 +155,7 @@ def test_each_prompt_is_prefilled_once_and_equal_images_are_encoded_once(policy,
     encode = policy.model.model.get_image_features
 
     def counted(pixel_values, *args, **kwargs):
-        patches.append(len(pixel_values.flatten(0, -4)) if pixel_values.ndim == 5 else len(pixel_values))
+        patches.append(pixel_values.shape[1] if pixel_values.ndim == 5 else len(pixel_values))
         return encode(pixel_values, *args, **kwargs)
 
     monkeypatch.setattr(policy.model.model, "get_image_features", counted)

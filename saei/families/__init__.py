@@ -12,6 +12,7 @@ from typing import Any
 
 from saei.families.family import Codec, Family
 from saei.families.idefics import IDEFICS
+from saei.families.internvl import INTERNVL
 from saei.families.qwen import QWEN_VL
 
 FAMILIES: dict[str, Family] = {
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": QWEN_VL,
     "idefics3": IDEFICS,
     "smolvlm": IDEFICS,
+    "internvl": INTERNVL,
 }
 """`model_type` of config.json -> what is known of it."""
 

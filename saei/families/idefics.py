@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
-from saei.families.family import Family, Positions
+from saei.families.counted import counted
+from saei.families.family import Family
 from saei.families.tiles import TileCodec, longest_side
 
 FRAME, GLOBAL = "<fake_token_around_image>", "<global-img>"
@@ -61,18 +61,6 @@ def _reuse(features: Any, order: Sequence[int]) -> dict[str, Any]:
     return {"image": features}
 
 
-def _positions(
-    model: Any,
-    codec: Any,
-    token_ids: Int[Tensor, "rows columns"],
-    attended: Bool[Tensor, "rows columns"],
-    images: Sequence[Tensor],
-) -> tuple[Positions, Int[Tensor, " rows"]]:
-    """Tokens are counted, padding is not."""
-    counted = attended.long().cumsum(dim=-1)
-    return (counted - 1).clamp(min=0)[None], counted[:, -1]
-
-
 IDEFICS = Family(
     vision=_vision,
     projector=_projector,
@@ -82,7 +70,7 @@ IDEFICS = Family(
     image_tokens=_image_tokens,
     encode=_encode,
     reuse=_reuse,
-    positions=_positions,
+    positions=counted,
     axes=1,
     end_tokens=("<end_of_utterance>",),
     never_sampled=(

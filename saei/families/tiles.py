@@ -1,7 +1,8 @@
-"""The image codec of Idefics3 and SmolVLM: a large picture in square tiles, then the whole of it once more, small.
+"""Image codecs that cut a large picture into square tiles and add the whole of it once more, small; Idefics3's and
+SmolVLM's is here.
 
-The picture is resized as the stock processor resizes it, to 8 bits, and that array is the image: its longest side is a
-whole number of tiles, so the processor takes it as it is. The small one is a resize of it, made by Pillow from the
+The picture is resized as the stock processor resizes it, to 8 bits, and that array is the image: its sides are whole
+numbers of tiles, so the processor takes it as it is. The small one is a resize of it, made by Pillow from the
 rounded image, so that its levels are those any engine computes; the gradient passes through it by the same filter
 weights, without the rounding in between.
 """
@@ -25,38 +26,14 @@ LARGEST = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TileCodec:
-    """`tile` and `longest` are sides in pixels, `tile_tokens` the placeholders of a tile; `split` False: one tile of
-    the squeezed image and nothing else, as when `longest` is `tile`.
+class Tiles:
+    """What such codecs share: all but the one resize. `processor` is the stock image processor, `tile` a side in
+    pixels, `tile_tokens` the placeholders of a tile.
     """
 
     processor: Any
     tile: int
-    longest: int
-    split: bool
     tile_tokens: int
-
-    @classmethod
-    def from_processor(cls, processor: Any, config: Any, min_pixels: int, max_pixels: int) -> "TileCodec":
-        """The codec of a stock Idefics3 or SmolVLM image processor, for the model that `config` describes.
-
-        Raises ValueError for a processor of another kind, and for tiles that do not become a whole number of tokens.
-        """
-        longest = longest_side(processor, min_pixels, max_pixels)
-        tile, patch, scale = _tile(processor), config.vision_config.patch_size, config.scale_factor
-        side = tile // patch
-        if side == 0 or side % scale:
-            raise ValueError(
-                f"model.path: a tile of {tile} pixels is {side} patches of {patch}, which {scale} does not divide; "
-                "max_image_size of preprocessor_config.json does not fit scale_factor of config.json"
-            )
-        return cls(
-            processor=processor,
-            tile=tile,
-            longest=longest,
-            split=bool(processor.do_image_splitting),
-            tile_tokens=(side // scale) ** 2,
-        )
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -67,17 +44,6 @@ class TileCodec:
     def std(self) -> tuple[float, float, float]:
         """Per channel, in [0, 1] units."""
         return tuple(self.processor.image_std)
-
-    def resize(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 resized_height resized_width"]:
-        """The one resize, by the stock processor's own two: the longest side to `longest`, both sides up to tiles."""
-        filter_ = self.processor.resample
-        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
-        pixels = self.processor.resize(pixels, SizeDict(longest_edge=self.longest), resample=filter_)
-        if self.split:
-            pixels = self.processor.resize_for_vision_encoder(pixels, self.tile, resample=filter_)
-        else:
-            pixels = self.processor.resize(pixels, SizeDict(height=self.tile, width=self.tile), resample=filter_)
-        return torch.from_numpy(np.ascontiguousarray(pixels))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of tiles of a resized image."""
@@ -118,6 +84,49 @@ class TileCodec:
             _weights(side, self.tile, int(self.processor.resample)).to(pixels) for side in pixels.shape[1:]
         )
         return exact + height @ (pixels - to_unit(rounded).to(pixels)) @ width.T
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TileCodec(Tiles):
+    """Idefics3 and SmolVLM. `longest` is the longest side of every image, in pixels; `split` False: one tile of the
+    squeezed image and nothing else, as when `longest` is `tile`.
+    """
+
+    longest: int
+    split: bool
+
+    @classmethod
+    def from_processor(cls, processor: Any, config: Any, min_pixels: int, max_pixels: int) -> "TileCodec":
+        """The codec of a stock Idefics3 or SmolVLM image processor, for the model that `config` describes.
+
+        Raises ValueError for a processor of another kind, and for tiles that do not become a whole number of tokens.
+        """
+        longest = longest_side(processor, min_pixels, max_pixels)
+        tile, patch, scale = _tile(processor), config.vision_config.patch_size, config.scale_factor
+        side = tile // patch
+        if side == 0 or side % scale:
+            raise ValueError(
+                f"model.path: a tile of {tile} pixels is {side} patches of {patch}, which {scale} does not divide; "
+                "max_image_size of preprocessor_config.json does not fit scale_factor of config.json"
+            )
+        return cls(
+            processor=processor,
+            tile=tile,
+            longest=longest,
+            split=bool(processor.do_image_splitting),
+            tile_tokens=(side // scale) ** 2,
+        )
+
+    def resize(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 resized_height resized_width"]:
+        """The one resize, by the stock processor's own two: the longest side to `longest`, both sides up to tiles."""
+        filter_ = self.processor.resample
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+        pixels = self.processor.resize(pixels, SizeDict(longest_edge=self.longest), resample=filter_)
+        if self.split:
+            pixels = self.processor.resize_for_vision_encoder(pixels, self.tile, resample=filter_)
+        else:
+            pixels = self.processor.resize(pixels, SizeDict(height=self.tile, width=self.tile), resample=filter_)
+        return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def longest_side(processor: Any, min_pixels: int, max_pixels: int) -> int:
