@@ -166,7 +166,7 @@ FAMILIES: dict[str, Callable[..., ToyPolicy]] = {
 }
 
 SLOW = {"qwen2_vl", "idefics3", "internvl"}
-"""Families that sample and score by the code of another: slow tests repeat with them what fast ones show of that one."""
+"""Families that sample and score by the code of another; slow tests repeat with them what fast ones show of that."""
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
 
 
