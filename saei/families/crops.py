@@ -70,8 +70,8 @@ def tile_limits(processor: Any, min_pixels: int, max_pixels: int) -> tuple[int, 
 
     Raises ValueError for an image processor of another kind, and for limits that no number of tiles fits.
     """
-    size = getattr(processor, "size", None)
-    if not hasattr(processor, "max_patches") or getattr(size, "height", None) is None or size.height != size.width:
+    size: Any = getattr(processor, "size", None)
+    if not hasattr(processor, "max_patches") or not getattr(size, "height", None) or size.height != size.width:
         raise ValueError(
             f"model.path: its image processor {type(processor).__name__} has no max_patches or no square size, "
             "and InternVL needs both"
