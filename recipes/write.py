@@ -179,6 +179,9 @@ samples = 8                # ours: mean@8 at temperature 1 beside the published 
 test_problems = 0          # all
 shifted_problems = 0
 
+[distributed]
+strategy = "shard"         # ours: weights and optimizer in parts (FSDP2); changes no number beyond rounding
+
 [checkpoint]
 every = 5                  # steps: a pre-empted run loses at most these
 keep = 2

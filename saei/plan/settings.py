@@ -41,11 +41,8 @@ def make_plan(config: Config, *, processes: int, device_gb: float, work: Workloa
     model = on_meta(stock, getattr(torch, config.model.dtype))
     family = family_of(stock)
     freeze_parts(model, family, config.model)
-    codec = family.codec(
-        family.processor(_processor_source(config), config.data.min_pixels, config.data.max_pixels),
-        config.data.min_pixels,
-        config.data.max_pixels,
-    )
+    limits = config.data.min_pixels, config.data.max_pixels
+    codec = family.codec(family.processor(_processor_source(config), *limits), stock, *limits)
     work = work or assumed_workload(config, codec)
     layout = layout_of(config, processes)
     found = phases(config, model, codec, layout, work)
@@ -65,6 +62,7 @@ def layout_of(config: Config, processes: int) -> Layout:
     return Layout(
         compute=compute,
         master=compute,
+        parts=processes if config.distributed.strategy == "shard" else 1,
         recompute=config.model.gradient_checkpointing,
         reference=config.loss.kl_coef > 0,
     )

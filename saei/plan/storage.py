@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from saei.families import family_of
+
 ADAM_STATES = 2
 
 
@@ -43,10 +45,9 @@ def at_rest(model: nn.Module, layout: Layout) -> dict[str, int]:
     """Bytes of one process between steps: `weights`, `master weights`, `optimizer`, `reference policy`."""
     all_, own = counted(model), trained(model)
     compute, master = layout.compute.itemsize, layout.master.itemsize
-    if layout.parts > 1:  # the wide part is the only copy of what is trained
-        weights, wide = (all_ - own) * compute, own * master
-    else:
-        weights, wide = all_ * compute, own * master if layout.has_master else 0
+    wide = own * master if layout.has_master else 0
+    # in parts, the wide one is the only copy of what is trained
+    weights = (all_ - own if wide and layout.parts > 1 else all_) * compute
     parts = {
         "weights": weights,
         "master weights": wide,
@@ -57,18 +58,19 @@ def at_rest(model: nn.Module, layout: Layout) -> dict[str, int]:
 
 
 def gradients(model: nn.Module, layout: Layout) -> int:
-    """Bytes of one process's gradients while an update is made: of the type of passes, beside them the master's."""
+    """Bytes of one process's gradients while an update is made; where there is a master copy, they are summed in it."""
     own = trained(model)
     if layout.parts > 1:
         return -(-own * layout.master.itemsize // layout.parts)
-    return own * (layout.compute.itemsize + (layout.master.itemsize if layout.has_master else 0))
+    return own * layout.master.itemsize
 
 
 def gathered_for_update(model: Any, layout: Layout) -> int:
     """Bytes beyond a process's part: what is in no layer, two layers (the next is fetched early), their gradients."""
     if layout.parts == 1:
         return 0
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.get_decoder().layers]
+    decoder: Any = family_of(model).decoder(model)
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in decoder.layers]
     rest = counted(model) - sum(layers)
     rest_trained = trained(model) - sum(layers)
     return layout.compute.itemsize * (rest + max(0, rest_trained) + 3 * max(layers))

@@ -1,0 +1,112 @@
+"""Does a run that was saved and loaded go on with the same numbers? One update, a checkpoint, one more, twice."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import AdamW
+
+from saei.checkpoint import Cursor, load_checkpoint, save_checkpoint
+from saei.config import (
+    AdvantageConfig,
+    Config,
+    ControlConfig,
+    LossConfig,
+    PolicySelectConfig,
+    ScoreConfig,
+    SelectConfig,
+)
+from saei.doctor.finding import Finding, failed, passed
+from saei.doctor.patient import Patient
+from saei.evidence import Evidence, score_rollouts
+from saei.exhausted import MEGABYTE
+from saei.update import UpdateResult, update_policy
+
+LR = 1e-3
+"""Large enough that every update moves weights of any type."""
+GPU_CLOSE = 1e-2
+"""Relative difference of two gradient norms that sums in another order explain on a GPU."""
+
+
+def check_resume(patient: Patient) -> Finding:
+    policy = patient.policy
+    before = {name: p.detach().to("cpu", copy=True) for name, p in policy.model.named_parameters() if p.requires_grad}
+    try:
+        return _saved_and_loaded(patient)
+    finally:
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                if name in before:
+                    parameter.copy_(before[name])
+
+
+def _saved_and_loaded(patient: Patient) -> Finding:
+    policy, update = patient.policy, _updates(patient)
+    optimizer = _optimizer(patient)
+    update(optimizer)
+    saved = policy.checksum()
+    cursor = Cursor(trial_id="doctor", step=1, updates=1, checksum=saved, state={})
+    with tempfile.TemporaryDirectory(prefix="saei-doctor-") as place:
+        folder = save_checkpoint(Path(place), policy.model, optimizer, cursor, keep=1)
+        size = sum(path.stat().st_size for path in folder.iterdir()) / MEGABYTE
+        straight = update(optimizer)
+        straight_sum = policy.checksum()
+        optimizer = _optimizer(patient)
+        load_checkpoint(folder, policy.model, optimizer, trial_id="doctor")
+    loaded = policy.checksum()
+    resumed = update(optimizer)
+    figure = f"checkpoint of {size:,.1f} MB; checksum {saved} saved, {loaded} loaded"
+    if loaded != saved:
+        return failed(figure, "the weights that come back are others: do not start a run that may be interrupted")
+    if straight_sum == saved:
+        return failed(f"{figure}; an update moved no weight", "every weight is frozen, or gradients are 0")
+    return _compared(patient, figure, straight, resumed, straight_sum == policy.checksum())
+
+
+def _compared(patient: Patient, figure: str, straight: UpdateResult, resumed: UpdateResult, equal: bool) -> Finding:
+    if equal:
+        return passed(f"{figure}; the next update is the same, bit for bit")
+    close = abs(straight.grad_norm - resumed.grad_norm) <= GPU_CLOSE * straight.grad_norm
+    if patient.policy.device.type == "cuda" and close:
+        return passed(
+            f"{figure}; gradient norms of the next update {straight.grad_norm:.6g} and {resumed.grad_norm:.6g}"
+        )
+    return failed(
+        f"{figure}; the next update is another (gradient norms {straight.grad_norm:.6g} and {resumed.grad_norm:.6g})",
+        "the optimizer's states did not come back: do not start a run that may be interrupted",
+    )
+
+
+def _optimizer(patient: Patient) -> Any:
+    own = [parameter for parameter in patient.policy.model.parameters() if parameter.requires_grad]
+    return AdamW(own, lr=LR)
+
+
+def _updates(patient: Patient) -> Any:
+    """optimizer -> one plain GRPO update on the same completions, every second one of which was good."""
+    config = _plain(patient.config)
+    evidence = {
+        key: Evidence(advantage=1.0 if number % 2 else -1.0, old=old)
+        for number, (key, old) in enumerate(score_rollouts(patient.policy, patient.groups, config).items())
+    }
+
+    def update(optimizer: Any) -> UpdateResult:
+        generator = torch.Generator(device=patient.policy.device).manual_seed(0)
+        return update_policy(patient.policy, optimizer, patient.groups, evidence, config, generator, first=True)
+
+    return update
+
+
+def _plain(config: Config) -> Config:
+    """The run's settings with nothing in them that the check would have to gather first."""
+    return replace(
+        config,
+        loss=LossConfig(),
+        control=ControlConfig(),
+        policy_select=PolicySelectConfig(),
+        advantage=AdvantageConfig(),
+        score=ScoreConfig(),
+        select=SelectConfig(),
+    )

@@ -1,1 +1,0 @@
-"""Our sampling inside other people's trainers."""
