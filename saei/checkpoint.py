@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from saei.master_weights import kept_bytes
+
 _FOLDER = re.compile(r"step-(\d+)")
 
 
@@ -83,6 +85,11 @@ def _save_to(file: BinaryIO, tree: dict[str, Any]) -> None:
 def _flush_to_disk(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def expected_mb(model: nn.Module, optimizer: Optimizer) -> float:
+    """Size of a checkpoint, before there is one."""
+    return kept_bytes(model.parameters(), optimizer) / 2**20
 
 
 def checkpoints(folder: Path) -> list[Path]:

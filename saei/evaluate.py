@@ -5,6 +5,7 @@ run are compared under the same noise. Every completion is recorded; nothing is 
 
     python -m saei.evaluate --model DIR --data.source digits --data.test-split larger_grid
     python -m saei.evaluate --model DIR --data.source shapes --data.test-split test
+    python -m saei.evaluate --model DIR --benchmarks mathvista,hallusionbench --benchmark-data DIR
 """
 
 import sys
@@ -15,7 +16,7 @@ if __name__ == "__main__":
     leave_quietly()
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import comb
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ from saei.recorder import ARROW_SCHEMAS
 from saei.reward import Grade, Scorer
 from saei.rollout import hash_images, noise_source
 from saei.schema import GREEDY, MODEL_FOLDER, SAMPLED, STATUS_FILE
+from saei.settings.benchmarking import BenchmarkConfig, JudgeConfig
 from saei.sharding import whole
 from saei.types import ByteImages, Problem, Prompt, SampledCompletion, SampleRequest
 
@@ -80,6 +82,33 @@ class EvaluateConfig:
             reward=self.reward,
             eval=EvalConfig(samples=self.samples, engine=self.rollout.engine, **evaluation),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandConfig(EvaluateConfig):
+    """Settings of the command: one split, or benchmarks.
+
+    With --benchmarks the settings of --benchmark.* and --judge.* count, and --samples and --problems do not.
+    """
+
+    benchmarks: str = ""
+    """Evaluate these, e.g. mathvista,mathverse,mathvision,hallusionbench,geometry3k,mmk12, in place of a split."""
+    benchmark_data: str = ""
+    """Folder with a folder for each benchmark; empty: from the hub. `out` is then a folder, too, and continued."""
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    def __post_init__(self) -> None:
+        EvaluateConfig.__post_init__(self)
+        if not self.benchmarks:
+            idle = (self.benchmark_data, self.benchmark, self.judge) != ("", BenchmarkConfig(), JudgeConfig())
+            if idle:
+                raise ValueError("--benchmark-data, --benchmark.* and --judge.* do nothing without --benchmarks NAMES")
+        elif (self.samples, self.problems) != (8, 256) or self.data.path:
+            raise ValueError(
+                "--samples, --problems and --data.path do nothing with --benchmarks; write --benchmark.samples, "
+                "--benchmark.limit and --benchmark-data"
+            )
 
 
 def evaluate_split(
@@ -233,7 +262,9 @@ def write_rows(rows: Sequence[dict[str, Any]], out: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    settings = checked_command_line(EvaluateConfig, arguments, prog="python -m saei.evaluate")
+    settings = checked_command_line(CommandConfig, arguments, prog="python -m saei.evaluate")
+    if settings.benchmarks:
+        return _benchmarks(settings)
     with bad_input():
         check_model_folder(settings.model)
         config = settings.run_config()
@@ -250,6 +281,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.out:
         write_rows(rows, settings.out)
     return 0
+
+
+def _benchmarks(settings: CommandConfig) -> int:
+    from saei.benchmarks.run import Evaluation, run_benchmarks  # which uses this module
+
+    with bad_input():
+        check_model_folder(settings.model)
+        config = replace(settings.run_config(), data=settings.data)
+        config = replace(config, eval=replace(config.eval, samples=max(1, settings.benchmark.samples)))
+    torch.set_num_threads(settings.threads)
+    return run_benchmarks(
+        Evaluation(
+            names=settings.benchmarks,
+            folder=settings.benchmark_data,
+            benchmark=settings.benchmark,
+            judge=settings.judge,
+            config=config,
+            out=settings.out,
+        )
+    )
 
 
 if __name__ == "__main__":

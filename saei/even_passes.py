@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from saei.config import Config
 from saei.distributed import World
 from saei.evidence import train_batch
+from saei.master_weights import updated
 from saei.packing import Piece, request_part, split_requests
 from saei.policy import Policy
 from saei.scoring import score_pass
@@ -63,12 +65,12 @@ def filling_pass(policy: Policy, pieces: Sequence[Piece], config: Config) -> Non
     policy.packed_forwards, policy.tokens_backward = counters
 
 
-def summed_and_clipped(policy: Policy, config: Config, world: World) -> float:
+def summed_and_clipped(policy: Policy, optimizer: Optimizer, config: Config, world: World) -> float:
     """Sum the gradients over the processes, clip them to `optim.max_grad_norm`, and return the norm before.
 
     Those of a sharded policy were summed in its backward passes; their norm is over the parts of all processes.
     """
-    parameters = list(policy.model.parameters())
+    parameters = updated(optimizer)
     if shards_of(policy) is None:
         world.sum_gradients(parameters)
         return clip_grad_norm_(parameters, config.optim.max_grad_norm).item()

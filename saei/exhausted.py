@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 
-from torch import nn
-
 from saei import schema
 from saei.cli import BadInput, Told
 from saei.config import Config
@@ -76,12 +74,6 @@ def in_plain_words(config: Config) -> Iterator[None]:
         if told is error:
             raise
         raise told from error
-
-
-def expected_checkpoint_mb(model: nn.Module) -> float:
-    """Weights, and AdamW's two numbers for each that is trained."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return (weights + sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)) / MEGABYTE
 
 
 def _newest_checkpoint(folder: Path) -> tuple[int, float]:

@@ -90,14 +90,24 @@ def everyones(progress: GroupsInProgress, problems: Sequence[Problem], world: Wo
     return whole
 
 
-def sample_view(policy: Policy, progress: GroupsInProgress, view: str, count: int, config: Config, step: int) -> None:
+def sample_view(
+    policy: Policy,
+    progress: GroupsInProgress,
+    view: str,
+    count: int,
+    config: Config,
+    step: int,
+    *,
+    purpose: str = "sampling",
+) -> None:
     """Sample `count` more completions of every problem, seeing the input of `view`.
 
-    The noise key is the completion's number in its group, without the view: arms of a sweep are paired.
+    The noise key is the completion's number in its group, without the view: arms of a sweep are paired. `purpose` is
+    that of the stream.
     """
     first = len(progress.rollouts[0]) if progress.rollouts else 0
     requests = view_requests(progress, view, range(first, first + count))
-    sampled = _sample(policy, [r for group in requests for r in group], config, config.seed, "sampling", step)
+    sampled = _sample(policy, [r for group in requests for r in group], config, config.seed, purpose, step)
     answers = iter(zip([r for group in requests for r in group], sampled, strict=True))
     for position, group in enumerate(requests):
         for request, completions in (next(answers) for _ in group):

@@ -14,6 +14,7 @@ from saei.config import Config
 from saei.detectors import detect
 from saei.distributed import ALONE, World
 from saei.evaluate import evaluation_means
+from saei.master_weights import masters_in_place
 from saei.policy import Policy
 from saei.recorder import Recorder
 from saei.reward import Scorer
@@ -90,6 +91,11 @@ def alarms_of(recorder: Recorder) -> list[dict[str, Any]]:
 
 def save_run(run: Run, step: int) -> None:
     """Make the checkpoint of `step` steps; the processes must agree on the weights."""
+    with masters_in_place(run.optimizer):
+        _save(run, step)
+
+
+def _save(run: Run, step: int) -> None:
     checksum = run.world.agreed(run.policy.checksum(), "the weights")
     cursor = Cursor(
         trial_id=run.recorder.trial_id,
@@ -116,9 +122,11 @@ def resume(run: Run) -> int:
     found = run.world.from_writer(checkpoints(run.recorder.folder / schema.CHECKPOINTS_FOLDER))
     step = 0
     if found:
-        with to_read(run.policy, run.optimizer) as (model, optimizer):
-            cursor = load_checkpoint(found[-1], model, optimizer, trial_id=run.recorder.trial_id)
-        if run.policy.checksum() != cursor.checksum:
+        with masters_in_place(run.optimizer):
+            with to_read(run.policy, run.optimizer) as (model, optimizer):
+                cursor = load_checkpoint(found[-1], model, optimizer, trial_id=run.recorder.trial_id)
+            checksum = run.policy.checksum()
+        if checksum != cursor.checksum:
             raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
         run.updates, step, run.state = cursor.updates, cursor.step, RunState.from_dict(cursor.state)
         run.recorder.log(f"continuing from step {step}")

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW
 
 from saei import schema
 from saei.again import asks_for_recorded, recorded_command_line
 from saei.atomic import write_json
 from saei.back_off import back_off
 from saei.batches import problem_batches
+from saei.checkpoint import expected_mb
 from saei.cli import bad_input, run_main
 from saei.clock import Clock
 from saei.config import Config
@@ -40,9 +40,10 @@ from saei.engines.serving import engine_serving, renew
 from saei.environment import environment, other_code
 from saei.evaluate import evaluate_split, first_problems, scores
 from saei.evidence import gather_evidence
-from saei.exhausted import expected_checkpoint_mb, in_plain_words
+from saei.exhausted import in_plain_words
 from saei.joining import joined
 from saei.make_view import make_view
+from saei.master_weights import master_dtype, optimizer_for, told_of_training
 from saei.metrics import attack_rows, rollout_facts, rollout_rows, step_row, view_rows
 from saei.options import check_names, train_command_line
 from saei.order import problem_indices
@@ -207,16 +208,14 @@ def train(config: Config) -> dict[str, float]:
                 transfer_sets(config)
                 reference = load_policy(model, config.data) if config.loss.kl_coef else None
             with bad_input():
-                for one in (policy, reference) if sharded else ():
-                    shard(one, world, device)
+                if sharded:
+                    shard(policy, world, device, master_dtype(policy.model.dtype, config.optim))
+                    shard(reference, world, device)
             recorder.claim()  # only now: settings that cannot be used leave no folder that would refuse better ones
-            ending.checkpoint_mb = expected_checkpoint_mb(policy.model)
-            optimizer = AdamW(
-                [parameter for parameter in policy.model.parameters() if parameter.requires_grad],
-                lr=config.optim.lr,
-                betas=(0.9, config.optim.beta2),
-                weight_decay=config.optim.weight_decay,
-            )
+            optimizer = optimizer_for(policy.model, config.optim)
+            ending.checkpoint_mb = expected_mb(policy.model, optimizer)
+            for line in told_of_training(policy.model, optimizer, config.optim):
+                recorder.log(line)
             recorder.standing.facts |= {"world_size": world.size, "gpus": world.size * (policy.device.type == "cuda")}
             if world.is_writer:
                 path = folder / schema.ENVIRONMENT_FILE

@@ -86,7 +86,7 @@ def update_policy(
         for pieces in added:
             filling_pass(policy, pieces, config)
     (loss_sum,), sums = world.sums(loss_sum), dict(world.gathered(list(sums.items())))
-    grad_norm = summed_and_clipped(policy, config, world)
+    grad_norm = summed_and_clipped(policy, optimizer, config, world)
     finite = bool(torch.isfinite(torch.tensor([grad_norm, loss_sum])).all())
     if finite:
         optimizer.step()

@@ -24,12 +24,13 @@ LAYERS = {
     "control": 1, "filters": 1, "shaping": 1, "back_off": 1, "token_scores": 1, "score_views": 1,
     "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2, "moved_text": 2,
     "families": 2, "engines": 2,
-    "attention": 2, "recomputing": 2,
+    "attention": 2, "recomputing": 2, "master_weights": 2, "adapters": 2, "reference": 2,
     "sharding": 2, "even_passes": 3, "whole_state": 3,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,
+    "integrations": 4,
     "metrics": 3, "strips": 3, "steer": 3, "curriculum": 3, "checkpoint": 3, "evaluate": 3, "robustness": 3,
     "options": 3, "batches": 3, "standing": 3, "ending": 3, "run": 3, "stopping": 3, "trackers": 3, "again": 3,
-    "plan": 3, "train": 4, "verify": 4, "probe": 4, "doctor": 4,
+    "benchmarks": 3, "plan": 3, "train": 4, "verify": 4, "probe": 4, "doctor": 4,
 }  # fmt: skip
 COMMAND_LINES = {"saei.tiny.warmstart": 4, "saei.tiny.card": 4, "saei.tiny.build": 4}  # entry points stand on top
 

@@ -97,7 +97,7 @@ def _clearly_different(gold: Any, answer: Any) -> bool:
     return bool(abs(values[0] - values[1]) > 1e-4 * max(1, abs(values[0])))
 
 
-def _depth(text: str) -> int:
+def depth(text: str) -> int:
     """How deep brackets are nested; the parser's time grows exponentially with it."""
     depth = deepest = 0
     for sign in text:
@@ -108,7 +108,7 @@ def _depth(text: str) -> int:
 
 def _parse(text: str) -> list[Any]:
     """math-verify's reading of one LaTeX expression; empty where it cannot. Our watchdog replaces its alarm."""
-    if _depth(text) > DEEPEST:
+    if depth(text) > DEEPEST:
         return []
     if _TWO_NUMBERS.search(text):  # latex2sympy would take "1 2" for 1 + 2, as in 1 1/2
         return []

@@ -52,9 +52,9 @@ class _Worker:
         self.task: int | None = None
         self.deadline = time.monotonic() + STARTUP_S
 
-    def send(self, index: int, task: Task, timeout_s: float) -> None:
+    def send(self, index: int, task: Task, rule: str, timeout_s: float) -> None:
         self.task, self.deadline = index, time.monotonic() + timeout_s * KILL_SHARE
-        self.stdin.write((json.dumps({"answer": task[0], "gold": task[1]}) + "\n").encode())
+        self.stdin.write((json.dumps({"answer": task[0], "gold": task[1], "rule": rule}) + "\n").encode())
         self.stdin.flush()
 
     def receive(self) -> list[bytes] | None:
@@ -97,14 +97,17 @@ class WorkerPool:
             worker.kill()
         self._workers = []
 
-    def compare(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """(equal, status) of each (answer, gold), in order. Raises GraderBug for an error in the grader's own code."""
+    def compare(self, tasks: Sequence[Task], rule: str = "mathematics") -> list[Outcome]:
+        """(equal, status) of each (answer, gold) by a rule of `saei.graders.worker.RULES`, in order.
+
+        Raises GraderBug for an error in the grader's own code.
+        """
         outcomes: list[Outcome | None] = [None] * len(tasks)
         waiting, attempts = deque(range(len(tasks))), [0] * len(tasks)
         try:
             while waiting or any(worker.task is not None for worker in self._workers):
                 self.start()
-                self._hand_out(tasks, waiting)
+                self._hand_out(tasks, rule, waiting)
                 self._collect(waiting, attempts, outcomes)
         except BaseException:
             self.close()  # a worker in the middle of a task would answer the next batch
@@ -113,7 +116,7 @@ class WorkerPool:
         assert all(outcome is not None for outcome in outcomes), "every task has an outcome"
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _hand_out(self, tasks: Sequence[Task], waiting: deque[int]) -> None:
+    def _hand_out(self, tasks: Sequence[Task], rule: str, waiting: deque[int]) -> None:
         """Give waiting tasks to ready workers, at most `size` at a time."""
         for worker in list(self._workers):
             busy = sum(worker.task is not None for worker in self._workers)
@@ -126,7 +129,7 @@ class WorkerPool:
                 continue
             index = waiting.popleft()
             try:
-                worker.send(index, tasks[index], self.timeout_s)
+                worker.send(index, tasks[index], rule, self.timeout_s)
             except BrokenPipeError:  # killed just now, the task is untouched
                 self._remove(worker)
                 waiting.appendleft(index)

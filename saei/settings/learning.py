@@ -224,6 +224,9 @@ class OptimConfig:
     """Optimizer updates per rollout batch; the step's problems are split among them (recipes: 4)."""
     pack_tokens: int = 6144
     """Token budget of one forward pass and of one packed row; cannot change results beyond rounding."""
+    master_dtype: Literal["same", "float32"] = field(default="same", metadata=ADDED_LATER)
+    """Type in which gradients add up and updates are applied: that of the weights, or `float32`, on master copies of
+    bfloat16 weights, without which updates of 1e-6 are rounded away."""
 
     def __post_init__(self) -> None:
         require(self.lr >= 0, f"optim.lr must be >= 0, got {self.lr}")

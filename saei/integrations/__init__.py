@@ -1,0 +1,1 @@
+"""Our sampling inside other people's trainers."""
