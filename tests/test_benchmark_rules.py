@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,16 @@ def test_mathverse_decides_letters_and_mathematics_and_leaves_prose(pool):
     verdicts = decide(mathverse.MATHVERSE, outputs, items, pool)
     assert [verdict.right for verdict in verdicts] == [True, True, False, False, True, False, False]
     assert [verdict.decided_by == UNDECIDED for verdict in verdicts] == [False, False, False, True, False, False, True]
+
+
+def test_outputs_of_any_length_are_read_at_once(pool):
+    long = ["\\boxed{" + "(" * 100_000 + "}", "answer is " * 20_000, "1" * 200_000, "\\boxed{" + "9" * 100_000 + "}"]
+    start = time.monotonic()
+    for benchmark, item in ((mathverse.MATHVERSE, verse("B")), (mathverse.MATHVERSE, verse("3", multi=False)),
+                            (mathvision.MATHVISION, choice()), (mathvista.MATHVISTA, vista()),
+                            (mathvista.MATHVISTA, vista("integer"))):  # fmt: skip
+        assert not any(verdict.right for verdict in decide(benchmark, long, [item] * len(long), pool))
+    assert time.monotonic() - start < 20.0  # a second; quadratic rules would take hours
 
 
 def test_a_multi_select_gold_needs_all_its_letters(pool):

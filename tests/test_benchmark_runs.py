@@ -52,7 +52,7 @@ def test_interrupted_and_continued_equals_straight(tmp_path, capsys, monkeypatch
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert main(command(straight, "--benchmark.samples", "2")) == 0
     out = capsys.readouterr().out
-    assert "mean@2" in out and "pass@2" in out and "6 of 601 published items" in out
+    assert "mean@2" in out and "pass@2" in out and "6 of 601 published items, from " in out
     add, added = Kept.add, []
 
     def interrupted(self, first, last, rows):
@@ -179,28 +179,79 @@ def test_every_benchmark_makes_items_of_the_real_rows():
                       "mmk12": 173}  # fmt: skip
 
 
-def test_a_table_with_the_hubs_columns_is_read(tmp_path):
-    from datasets import Dataset, Features, Image, List, Value
+HALLUSION = {
+    "category": "VS", "subcategory": "map", "set_id": "0", "sample_note": "", "question_id": "0", "question": "Is it?",
+    "gt_answer_details": "Yes.", "gt_answer": "1", "filename": None,
+}  # fmt: skip
+HUB = {  # name -> split -> text columns as the hub has them, and the column of pictures
+    "mathvision": {
+        "test": (
+            {"id": "1", "question": "q <image1>", "options": ["1", "2"], "image": "images/1.jpg", "answer": "B",
+             "solution": None, "level": 3, "subject": "algebra"},
+            "decoded_image",
+        ),
+    },
+    "mathvista": {
+        "testmini": (
+            {"pid": "1", "question": "q", "image": "images/1.jpg", "choices": ["x", "y"], "unit": None, "answer": "x",
+             "precision": 1.0, "question_type": "multi_choice", "answer_type": "text", "query": "Hint",
+             "metadata": {"source": "GeoQA+", "skills": ["a", "b"], "task": "t"}},
+            "decoded_image",
+        ),
+    },
+    "mathverse": {
+        "testmini": (
+            {"sample_index": "1", "problem_index": "1", "problem_version": "Vision Only", "question": "", "answer": "B",
+             "question_type": "multi-choice", "metadata": {"subject": "Plane Geometry", "subfield": "Angle"},
+             "query_wo": "direct", "query_cot": "first", "question_for_eval": "q\nChoices:\nA:1\nB:2"},
+            "image",
+        ),
+    },
+    "hallusionbench": {
+        "image": ({**HALLUSION, "visual_input": "1", "figure_id": "1"}, "image"),
+        "non_image": ({**HALLUSION, "visual_input": "0", "figure_id": "0", "image": None}, "image"),
+    },
+    "geometry3k": {"test": ({"problem": "<image>Find x.", "answer": "8 \\sqrt { 3 }"}, "images")},
+    "mmk12": {"test": ({"id": "a", "question": "q\nA. 1\nB. 2", "answer": "B", "subject": "physics"}, "image")},
+}  # fmt: skip
+EXPECTED = {  # prompt, gold, a fact
+    "mathvision": ("q <image1>\n(A) 1\n(B) 2", "B", ("level", "3")),
+    "mathvista": ("Hint", "x", ("skills", ("a", "b"))),
+    "mathverse": ("first", "B", ("version", "Vision Only")),
+    "hallusionbench": (
+        "Is it? You final answer can only be \\boxed{yes} or \\boxed{no}.", "1", ("visual_input", "easy"),
+    ),
+    "geometry3k": ("Find x.", "8 \\sqrt { 3 }", None),
+    "mmk12": ("q\nA. 1\nB. 2", "B", ("subject", "physics")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_tables_with_the_hubs_columns_are_read(tmp_path, name):
+    from datasets import Dataset, Image, List
     from PIL import Image as Pictures
 
     picture = Pictures.new("RGB", (40, 40), "white")
-    features = Features({
-        "id": Value("string"), "question": Value("string"), "options": List(Value("string")), "image": Value("string"),
-        "decoded_image": Image(), "answer": Value("string"), "solution": Value("string"), "level": Value("int64"),
-        "subject": Value("string"),
-    })  # fmt: skip
-    rows = [
-        {"id": str(i), "question": "q <image1>", "options": ["1", "2", "3", "4", "5"], "image": "images/1.jpg",
-         "answer": "B", "decoded_image": picture, "solution": None, "level": 1 + i, "subject": "algebra"}
-        for i in range(3)
-    ]  # fmt: skip
-    (tmp_path / "mathvision").mkdir()
-    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "mathvision" / "test-00000-of-00001.parquet")
-    loaded = load_items("mathvision", BENCHMARKS["mathvision"], BenchmarkConfig(), str(tmp_path))
-    assert [item.facts["level"] for item in loaded.items] == ["1", "2", "3"]
-    assert isinstance(loaded.pictures(2)[0], bytes) and "(B) 2" in loaded.items[0].prompt
+    (tmp_path / name).mkdir()
+    for split, (texts, pictured) in HUB[name].items():
+        held = {pictured: [picture] if pictured == "images" else picture}
+        table = Dataset.from_list([{**held, **texts}])
+        table = table.cast_column(pictured, List(Image()) if pictured == "images" else Image())
+        table.to_parquet(tmp_path / name / f"{split}-00000-of-00001.parquet")
+    loaded = load_items(name, BENCHMARKS[name], BenchmarkConfig(), str(tmp_path))
+    assert [len(loaded.pictures(number)) for number in range(len(loaded.items))] == [1, 0][: len(HUB[name])]
+    assert isinstance(loaded.pictures(0)[0], bytes)
+    prompt, gold, fact = EXPECTED[name]
+    item = loaded.items[0]
+    assert (item.prompt, item.gold) == (prompt, gold)
+    assert fact is None or item.facts[fact[0]] == fact[1]
+
+
+def test_a_benchmark_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no mathvista; looked for testmini_with_images.jsonl"):
         load_items("mathvista", BENCHMARKS["mathvista"], BenchmarkConfig(), str(tmp_path))
+    with pytest.raises(ValueError, match=r"no mathvision; looked for test.jsonl, test.json, test\*.parquet"):
+        load_items("mathvision", BENCHMARKS["mathvision"], BenchmarkConfig(split="test"), str(tmp_path))
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from saei.benchmarks.item import JUDGE, UNDECIDED, Ask, Benchmark, Item, Reading, Settled, Task, Verdict
 from saei.graders.pool import Outcome, WorkerPool
 
-LONGEST_ANSWER = 2000  # characters that a grader process is given
+LONGEST_ANSWER = 2000  # characters; the longest gold of the data sets has 941
 TOO_LONG = "too_long"
 
 
@@ -55,12 +55,16 @@ def _settled(
     benchmark: Benchmark, readings: Sequence[Reading], items: Sequence[Item], pool: WorkerPool
 ) -> list[Verdict]:
     """Verdicts by rules alone."""
-    found = [
-        None if reading.answer is None else benchmark.settle(reading.answer, item)
-        for reading, item in zip(readings, items, strict=True)
-    ]
+    found = [_one_settled(benchmark, reading, item) for reading, item in zip(readings, items, strict=True)]
     outcomes = _compared([settled for settled in found if settled is not None], pool)
     return [_verdict(reading, settled, outcomes) for reading, settled in zip(readings, found, strict=True)]
+
+
+def _one_settled(benchmark: Benchmark, reading: Reading, item: Item) -> Settled | None:
+    if reading.answer is None:
+        return None
+    too_long = len(reading.answer) > LONGEST_ANSWER
+    return Settled(False, TOO_LONG) if too_long else benchmark.settle(reading.answer, item)
 
 
 def _compared(found: Sequence[Settled], pool: WorkerPool) -> dict[tuple[str, Task], Outcome]:
@@ -68,9 +72,7 @@ def _compared(found: Sequence[Settled], pool: WorkerPool) -> dict[tuple[str, Tas
     outcomes: dict[tuple[str, Task], Outcome] = {}
     for rule in dict.fromkeys(settled.rule for settled in found if settled.tasks):
         tasks = list(dict.fromkeys(task for settled in found if settled.rule == rule for task in settled.tasks))
-        short = [task for task in tasks if max(map(len, task)) <= LONGEST_ANSWER]
-        outcomes |= {(rule, task): (False, TOO_LONG) for task in tasks}
-        outcomes |= {(rule, task): outcome for task, outcome in zip(short, pool.compare(short, rule), strict=True)}
+        outcomes |= {(rule, task): outcome for task, outcome in zip(tasks, pool.compare(tasks, rule), strict=True)}
     return outcomes
 
 
@@ -79,7 +81,8 @@ def _verdict(reading: Reading, settled: Settled | None, outcomes: dict[tuple[str
     if settled is None:
         return Verdict(right=False, parse=parse, decided_by=UNDECIDED)
     if settled.right is not None:
-        return Verdict(right=settled.right, parse=parse, decided_by=reading.by)
+        status = TOO_LONG if settled.rule == TOO_LONG else "ok"
+        return Verdict(right=settled.right, parse=parse, decided_by=reading.by, status=status)
     mine = [outcomes[settled.rule, task] for task in settled.tasks]
     if any(right for right, _ in mine):
         return Verdict(right=True, parse=parse, decided_by=reading.by)

@@ -65,10 +65,10 @@ def read(output: str, item: Item) -> Reading:
         return Reading(text, "whole text")
     box = boxed_answer(text)
     if box is not None:
-        return Reading(bare_number(box) if item.rule["kind"] != "list" else plain(box), "boxed")
+        return Reading(bare_number(box[:LONGEST]) if item.rule["kind"] != "list" else plain(box[:LONGEST]), "boxed")
     quoted = _QUOTED.search(text)
     if quoted:
-        return Reading(bare_number(quoted[1]), "quoted")
+        return Reading(bare_number(quoted[1][:LONGEST]), "quoted")
     if item.rule["kind"] == "list":
         return Reading(None, "")
     for find, by in ((number_behind_answer, "answer is"), (only_number, "only number")):
@@ -83,7 +83,7 @@ def _read_choice(text: str, item: Item) -> Reading:
         return Reading(text, "whole text")
     box = boxed_answer(text)
     if box is not None:
-        return Reading(plain(box), "boxed")
+        return Reading(plain(box[:LONGEST]), "boxed")
     quoted = _QUOTED.search(text)
     if quoted:
         return Reading(quoted[1], "quoted")

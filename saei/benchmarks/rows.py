@@ -39,7 +39,7 @@ def load_items(name: str, benchmark: Benchmark, settings: BenchmarkConfig, folde
 
     Raises ValueError, in a sentence, where they are not there, a row lacks a column, or a picture is missing.
     """
-    file = _local_file(name, benchmark, folder) if folder else None
+    file = _local_file(name, benchmark, settings.split, folder) if folder else None
     if file is not None and file.suffix in (".json", ".jsonl"):
         rows, pictures, stamp, where = _from_json(file)
     else:
@@ -91,16 +91,18 @@ def _refuse_twins(items: Sequence[Item], where: str) -> None:
         seen.add(item.item_id)
 
 
-def _local_file(name: str, benchmark: Benchmark, folder: str) -> Path:
+def _local_file(name: str, benchmark: Benchmark, split: str, folder: str) -> Path:
     """The data file of a benchmark below `folder`, or in it. Raises ValueError naming what was looked for."""
     base = Path(folder).expanduser()
+    patterns = (f"{split}.jsonl", f"{split}.json", f"{split}*.parquet", f"data/{split}*.parquet")
+    patterns = patterns if split else benchmark.files
     for place in (*(base / own for own in benchmark.folders), base):
-        for pattern in benchmark.files:
+        for pattern in patterns:
             found = sorted(place.glob(pattern)) if place.is_dir() else []
             if found and (place != base or base.name in benchmark.folders):
                 return found[0]
     raise ValueError(
-        f"--benchmark-data {folder}: no {name}; looked for {', '.join(benchmark.files)} in "
+        f"--benchmark-data {folder}: no {name}; looked for {', '.join(patterns)} in "
         f"{', '.join(str(base / own) for own in benchmark.folders)}"
     )
 
@@ -141,6 +143,11 @@ def _paths(row: Mapping[str, Any], folder: Path) -> list[Path]:
     return []
 
 
+def _none(number: int) -> list[Picture]:
+    """The pictures of a row in a table without a column for them."""
+    return []
+
+
 def _from_tables(name: str, benchmark: Benchmark, settings: BenchmarkConfig, folder: Path | None) -> Rows:
     entry = catalog()[name]
     data = DataConfig(source="hub", path=str(folder) if folder else benchmark.hub, dataset=name)
@@ -151,7 +158,8 @@ def _from_tables(name: str, benchmark: Benchmark, settings: BenchmarkConfig, fol
         table = open_table(data, entry, split)
         apart = set(picture_columns(table, entry))
         plain = table.rows.select_columns([column for column in table.rows.column_names if column not in apart])
-        of_row = pictures_of(table, entry)
+        pictured = entry.columns.get("image") in table.rows.column_names
+        of_row = pictures_of(table, entry) if pictured else _none
         rows += list(plain)
         of_rows += [lambda number=number, of_row=of_row: list(of_row(number)) for number in range(len(plain))]
         stamps.append(table.stamp)
