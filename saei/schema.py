@@ -10,6 +10,7 @@ SCHEMA_VERSION = 1
 # File names of the run directory.
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
+DATA_CARD_FILE = "data_card.json"
 STATUS_FILE = "status.json"
 LOG_FILE = "log.txt"
 DONE_FILE = "DONE"

@@ -34,6 +34,7 @@ from saei.clock import Clock
 from saei.config import Config
 from saei.credit import group_advantages, passing_groups, update_batches
 from saei.data import ProblemSet, load_problems, shifted_splits
+from saei.data.card import keep_data_card
 from saei.data.transfer import transfer_sets
 from saei.ending import ending_told, kept_step
 from saei.engines.serving import engine_serving, renew
@@ -221,6 +222,8 @@ def train(config: Config) -> dict[str, float]:
                 path = folder / schema.ENVIRONMENT_FILE
                 write_json(path, environment(str(policy.device), path) | {"world_size": world.size})
             with Scorer(config.reward) as scorer, tracking(config, recorder, world) as trackers:
+                if world.is_writer:
+                    keep_data_card(folder / schema.DATA_CARD_FILE, config.data, scorer)
                 run = Run(config, policy, reference, optimizer, scorer, recorder, world=world)
                 run.stopping, run.trackers = stopping, trackers
                 return _train_from(run, training, resume(run))

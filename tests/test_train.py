@@ -31,7 +31,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_the_directory_that_the_design_names(run):
-    for name in ("config.json", "environment.json", "status.json", "log.txt", "DONE"):
+    for name in ("config.json", "environment.json", "data_card.json", "status.json", "log.txt", "DONE"):
         assert (run / name).is_file(), name
     assert json.loads((run / "status.json").read_text())["state"] == schema.FINISHED
     assert json.loads((run / "config.json").read_text())["trial_id"] == trial_id(small_config(run))

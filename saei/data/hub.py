@@ -20,15 +20,17 @@ from saei.config import DataConfig
 from saei.data.catalog import CatalogEntry, entry_of
 from saei.data.pictures import decode
 from saei.data.problem_set import ProblemSet
-from saei.data.rows import NO_IMAGE, PicturesOf, Row, Skipped, markers_fit, picture_files, pictures_of, read_rows
+from saei.data.rows import NO_IMAGE, PicturesOf, Row, markers_fit, picture_files, pictures_of, read_rows
+from saei.data.split_facts import Skipped, SplitFacts
 from saei.data.survey import PictureFacts, survey
-from saei.data.tables import Table, file_hash, is_local, open_table, slice_bounds, split_name, split_stamp
+from saei.data.tables import Table, file_hash, hub_commit, is_local, open_table, slice_bounds, split_name, split_stamp
 from saei.types import Problem
 
 log = logging.getLogger(__name__)
 
 READING = 1
 """Version of how rows become problems; part of the fingerprint."""
+SHARED_FIGURE = "figure also in the test split"
 DUMMY_SIDE = 224  # of MM-Eureka's white picture for rows without one
 
 
@@ -114,39 +116,72 @@ def load(data: DataConfig, split: str) -> ProblemSet:
     training, validation and test splits that are slices with rows in common.
     """
     refuse_common_rows(data)
-    found = open_split(data, split)
-    rows = found.rows
-    if data.drop_shared_figures and split == data.train_split:
-        rows = without_shared(found, figures_of(data, data.test_split))
+    found = used_split(data, split)
 
     def bare(index: int) -> Problem:
-        return rows[index].problem
+        return found.rows[index].problem
 
     def problem_at(index: int) -> Problem:
-        row = rows[index]
+        row = found.rows[index]
         images = tuple(decode(encoded) for encoded in found.pictures_of(row.number))
         if not images and data.text_only == "white":
             images = (np.full((DUMMY_SIDE, DUMMY_SIDE, 3), 255, np.uint8),)
         return replace(row.problem, images=images)
 
-    return ProblemSet(split=split, size=len(rows), problem_at=problem_at, bare_at=bare)
+    return ProblemSet(split=split, size=len(found.rows), problem_at=problem_at, bare_at=bare)
 
 
-def figures_of(data: DataConfig, split: str) -> frozenset[str]:
-    """Hashes of the decoded pictures of `split`."""
-    return frozenset(picture.pixels for pictures in open_split(data, split).pictures for picture in pictures)
+def used_split(data: DataConfig, split: str) -> OpenSplit:
+    """`open_split`, for training without the test split's figures where `data.drop_shared_figures` says so.
 
-
-def without_shared(train: OpenSplit, others: frozenset[str]) -> list[Row]:
-    """The rows none of whose pictures is among `others`. Raises ValueError where none is left."""
-    kept = [
-        row
-        for row, pictures in zip(train.rows, train.pictures, strict=True)
-        if not any(picture.pixels in others for picture in pictures)
-    ]
-    if not kept:
+    Raises ValueError where nothing is left.
+    """
+    found = open_split(data, split)
+    if not (data.drop_shared_figures and split == data.train_split):
+        return found
+    test = {picture.pixels for pictures in open_split(data, data.test_split).pictures for picture in pictures}
+    shared = [any(picture.pixels in test for picture in pictures) for pictures in found.pictures]
+    if all(shared):
         raise ValueError("data.drop_shared_figures leaves no training problem: every figure is also in the test split")
-    return kept
+    dropped = [
+        Skipped(row.problem.problem_id, SHARED_FIGURE) for row, too in zip(found.rows, shared, strict=True) if too
+    ]
+    return replace(
+        found,
+        rows=[row for row, too in zip(found.rows, shared, strict=True) if not too],
+        pictures=[pictures for pictures, too in zip(found.pictures, shared, strict=True) if not too],
+        skipped=[*found.skipped, *dropped],
+    )
+
+
+def split_facts(data: DataConfig, split: str) -> SplitFacts:
+    """What the data card says of a split."""
+    found = used_split(data, split)
+    base, part = split_name(split)
+    return SplitFacts(
+        rows=len(found.table.rows),
+        published=0 if part else found.entry.splits.get(base, 0),
+        problems=load(data, split).bare(),
+        skipped=found.skipped,
+        pictures=found.pictures,
+        fingerprint=content_stamp(data, split),
+    )
+
+
+def origin(data: DataConfig) -> dict[str, str]:
+    """Where the set comes from, for its card."""
+    entry = entry_of(data)
+    revision = data.revision or entry.revision
+    found = {} if is_local(data) else {"revision": revision, "commit": hub_commit(data, entry)}
+    return {
+        "dataset": entry.name,
+        "published_as": entry.hub or ", ".join(entry.ids),
+        "licence": entry.licence,
+        "url": entry.url,
+        "published_prompt": entry.prompt,
+        "note": entry.note,
+        **found,
+    }
 
 
 def refuse_common_rows(data: DataConfig) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,8 +18,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from saei.config import DataConfig
-from saei.data.pictures import BadPicture, decode
+from saei.data.pictures import BadPicture, decode, is_turned
 from saei.data.problem_set import ProblemSet
+from saei.data.split_facts import Skipped, SplitFacts
+from saei.data.survey import PictureFacts, survey
+from saei.data.tables import file_hash
 from saei.types import Problem
 
 log = logging.getLogger(__name__)
@@ -103,7 +107,26 @@ def check_types(file: Path, number: int, row: dict[str, Any]) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows that have an image, read through `datasets`, with the row's number in the file as `row`."""
+    """The rows that have an image, with the row's number in the file as `row`; the others are counted in the log."""
+    table = all_rows(file)
+    kept = [row for row in table if row["image"] is not None]
+    if len(kept) < len(table):
+        log.warning("%s: %d of %d rows have no image and are skipped", file, len(table) - len(kept), len(table))
+    if not kept:
+        raise ValueError(f"{file}: none of its {len(table)} rows has an image; a policy that sees needs one a row")
+    seen: dict[str, int] = {}
+    for row in kept:
+        if row["id"] in seen:
+            raise ValueError(
+                f"{file}, row {row['row']}: field 'id' {row['id']!r} is already that of row {seen[row['id']]};"
+                " make ids unique"
+            )
+        seen[row["id"]] = row["row"]
+    return kept
+
+
+def all_rows(file: Path) -> list[dict[str, Any]]:
+    """Every row, read through `datasets`. Raises ValueError for what no row may hold."""
     check_rows(file)
     # datasets infers one type a column: only these are read, as text, so mixed types in other columns do no harm.
     from datasets import Dataset
@@ -124,21 +147,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
                         "choices": None if choices is None else [str(choice) for choice in choices],
                     }
 
-    table = Dataset.from_list(list(rows()))
-    kept = [cast(dict[str, Any], row) for row in table if cast(dict[str, Any], row)["image"] is not None]
-    if len(kept) < len(table):
-        log.warning("%s: %d of %d rows have no image and are skipped", file, len(table) - len(kept), len(table))
-    if not kept:
-        raise ValueError(f"{file}: none of its {len(table)} rows has an image; a policy that sees needs one a row")
-    seen: dict[str, int] = {}
-    for row in kept:
-        if row["id"] in seen:
-            raise ValueError(
-                f"{file}, row {row['row']}: field 'id' {row['id']!r} is already that of row {seen[row['id']]};"
-                " make ids unique"
-            )
-        seen[row["id"]] = row["row"]
-    return kept
+    return [cast(dict[str, Any], row) for row in Dataset.from_list(list(rows()))]
 
 
 def read_image(file: Path, number: int, path: Path) -> UInt8[np.ndarray, "height width 3"]:
@@ -154,18 +163,25 @@ def read_image(file: Path, number: int, path: Path) -> UInt8[np.ndarray, "height
 
 
 def load(data: DataConfig, split: str) -> ProblemSet:
-    """The problems of `<split>.jsonl`; each image is opened and decoded once here, so a broken one stops the start."""
+    """The problems of `<split>.jsonl`; each image was decoded once before this returns, so a broken one stops the
+    start.
+    """
     file = file_of(data, split)
     folder = file.parent
     rows = read_rows(file)
-    for row in rows:
-        read_image(file, row["row"], folder / row["image"])
+    for row, (picture,) in zip(rows, pictures_of(file, rows), strict=True):
+        if picture.reason:
+            read_image(file, row["row"], folder / row["image"])
 
     def problem_at(index: int) -> Problem:
         row = rows[index]
+        return replace(bare_at(index), images=(read_image(file, row["row"], folder / row["image"]),))
+
+    def bare_at(index: int) -> Problem:
+        row = rows[index]
         return Problem(
             problem_id=row["id"],
-            images=(read_image(file, row["row"], folder / row["image"]),),
+            images=(),
             question=row["question"],
             answer=row["answer"],
             choices=None if row["choices"] is None else tuple(row["choices"]),
@@ -175,7 +191,33 @@ def load(data: DataConfig, split: str) -> ProblemSet:
             split=split,
         )
 
-    return ProblemSet(split=split, size=len(rows), problem_at=problem_at)
+    return ProblemSet(split=split, size=len(rows), problem_at=problem_at, bare_at=bare_at)
+
+
+def pictures_of(file: Path, rows: list[dict[str, Any]]) -> list[tuple[PictureFacts, ...]]:
+    """What the image of each row is; each is decoded once, see `survey`."""
+    return survey(lambda row: [file.parent / row["image"]], rows, _content(file, rows))
+
+
+def _content(file: Path, rows: list[dict[str, Any]]) -> str:
+    """sha256 (hex) over a JSONL and the images that `rows` of it name."""
+    paths = [file.parent / row["image"] for row in rows]
+    hashes = [file_hash(path) if path.is_file() else "missing" for path in (file, *paths)]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def split_facts(data: DataConfig, split: str) -> SplitFacts:
+    """What the data card says of a split."""
+    file = file_of(data, split)
+    rows = all_rows(file)
+    kept = [row for row in rows if row["image"] is not None]
+    return SplitFacts(
+        rows=len(rows),
+        problems=load(data, split).bare(),
+        skipped=[Skipped(row["id"], "no image") for row in rows if row["image"] is None],
+        pictures=pictures_of(file, kept),
+        fingerprint=_content(file, kept),
+    )
 
 
 def shifted(data: DataConfig) -> tuple[str, ...]:
@@ -184,14 +226,16 @@ def shifted(data: DataConfig) -> tuple[str, ...]:
 
 
 def fingerprint(data: DataConfig) -> str:
-    """sha256 over the JSONL of every split the run uses and the bytes of the images they name."""
+    """sha256 over the JSONL of every split the run uses and the bytes of the images they name, and which of them are
+    turned by their EXIF tag (which once was not heeded).
+    """
     digest = hashlib.sha256()
     names = (data.train_split, data.validation_split, data.test_split, *(data.shifted_splits or ()))
     for split in sorted(set(names)):
         file = file_of(data, split)
-        digest.update(split.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        digest.update(split.encode() + b"\0" + bytes.fromhex(file_hash(file)))
         for row in read_rows(file):
             path = file.parent / row["image"]
             if path.is_file():
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(bytes.fromhex(file_hash(path)) + (b"turned" if is_turned(path) else b""))
     return digest.hexdigest()

@@ -53,7 +53,7 @@ def on_white(picture: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """RGB levels: turned as its EXIF tag says (as `datasets` does, and every viewer), transparency laid on white,
     16-bit grey by its high byte.
     """
-    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if _orientation(picture) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         levels = np.asarray(picture).astype(np.int64)
@@ -63,6 +63,19 @@ def on_white(picture: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     layer = picture.convert("RGBA")
     white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, layer).convert("RGB"))
+
+
+def _orientation(picture: Image.Image) -> int:
+    return picture.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a file's EXIF tag says that the picture is to be turned; False for what is no picture."""
+    try:
+        with open_picture(path) as picture:
+            return _orientation(picture) != 1
+    except (BadPicture, OSError, SyntaxError, ValueError):
+        return False
 
 
 def decode(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:

@@ -17,19 +17,11 @@ from saei.data.answers import GOLDS
 from saei.data.catalog import CatalogEntry
 from saei.data.messages import MARKER, user_turn
 from saei.data.pictures import Encoded
+from saei.data.split_facts import Skipped
 from saei.data.tables import Table
 from saei.types import Problem
 
 NO_IMAGE = "no image"
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row that is no problem: its name, and why in a few words (to be counted) and in full."""
-
-    row_id: str
-    reason: str
-    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +56,12 @@ def read_rows(table: Table, entry: CatalogEntry, data: DataConfig, split: str) -
     """Every row, in order. Raises ValueError for a column that is not there or holds values no problem can have."""
     check_columns(table, entry)
     apart = set(picture_columns(table, entry))
+    for role, column in entry.columns.items():
+        if role != "image" and column in apart:
+            raise ValueError(
+                f"{table.where}: column {column!r} holds pictures and cannot be the {role}; map another one: "
+                f"--data.columns {role}=COLUMN"
+            )
     plain = table.rows.select_columns([name for name in table.rows.column_names if name not in apart])
     seen: set[str] = set()
     for number, row in enumerate(plain):

@@ -20,19 +20,20 @@ from saei.atomic import write_json
 from saei.data.pictures import BadPicture, Encoded, on_white, open_picture
 
 VERSION = 1
-THREADS = 4  # Pillow decodes without the interpreter lock
-_REDUCED = 16
+_THREADS = 4  # Pillow decodes without the interpreter lock
+REDUCED = 16
+"""Side of the small picture by which near copies are found."""
 RowT = TypeVar("RowT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureFacts:
-    """One picture: `pixels` is a sha256 (16 hex digits) of its size and RGB levels, `likeness` one of its gradients
-    after reduction to 16 x 16 grey levels (equal for near copies). `reason` is set where it cannot be used.
+    """One picture: `pixels` is a sha256 (16 hex digits) of its size and RGB levels, `reduced` its 16 x 16 grey levels
+    in hex, by which near copies are found. `reason` is set where it cannot be used.
     """
 
     pixels: str = ""
-    likeness: str = ""
+    reduced: str = ""
     format: str = ""
     mode: str = ""
     width: int = 0
@@ -53,7 +54,7 @@ def look_at(encoded: Encoded) -> PictureFacts:
         return PictureFacts(reason="image unreadable", details=str(error)[:200])
     height, width = levels.shape[:2]
     return PictureFacts(
-        **seen, width=width, height=height, pixels=hash_of_levels(levels), likeness=_likeness(levels)
+        **seen, width=width, height=height, pixels=hash_of_levels(levels), reduced=_reduced(levels)
     )  # fmt: skip
 
 
@@ -64,15 +65,9 @@ def hash_of_levels(levels: UInt8[np.ndarray, "height width 3"]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _likeness(levels: UInt8[np.ndarray, "height width 3"]) -> str:
-    """Signs of the steps along the rows of the picture at 16 x 16 grey levels, steps of up to 4 levels being none.
-
-    Empty for a picture without any step, which would be like every other blank one.
-    """
-    small = Image.fromarray(levels).convert("L").resize((_REDUCED + 1, _REDUCED), Image.Resampling.BOX)
-    steps = np.diff(np.asarray(small).astype(np.int64), axis=1)
-    signs = (np.sign(steps) * (np.abs(steps) > 4)).astype(np.int8)
-    return hashlib.sha256(signs.tobytes()).hexdigest()[:16] if signs.any() else ""
+def _reduced(levels: UInt8[np.ndarray, "height width 3"]) -> str:
+    grey = Image.fromarray(levels).convert("L")
+    return grey.resize((REDUCED, REDUCED), Image.Resampling.BOX).tobytes().hex()
 
 
 def survey(
@@ -89,7 +84,7 @@ def survey(
     known = _read(path, len(rows))
     if known is not None:
         return known
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda row: tuple(look_at(encoded) for encoded in pictures_of(row)), rows))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

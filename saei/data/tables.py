@@ -83,7 +83,7 @@ def open_table(data: DataConfig, entry: CatalogEntry, split: str) -> Table:
 def split_stamp(data: DataConfig, entry: CatalogEntry, split: str) -> str:
     """sha256 (hex) of what determines the rows of `split`, without reading them as a table."""
     base, part = split_name(split)
-    content = _files_stamp(split_files(data, base)) if is_local(data) else _hub_commit(data, entry)
+    content = _files_stamp(split_files(data, base)) if is_local(data) else hub_commit(data, entry)
     return hashlib.sha256(f"{base}{part}\0{content}".encode()).hexdigest()
 
 
@@ -178,7 +178,7 @@ def _open_hub(data: DataConfig, entry: CatalogEntry, base: str) -> tuple[Any, st
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    commit = _hub_commit(data, entry)
+    commit = hub_commit(data, entry)
     try:
         with _quiet():
             rows = load_dataset(data.path, _config_name(data, entry), revision=_revision(data, entry), split=base)
@@ -210,7 +210,7 @@ def _commit_of(path: str, config: str | None, revision: str) -> str:
     return str(builder.hash)
 
 
-def _hub_commit(data: DataConfig, entry: CatalogEntry) -> str:
+def hub_commit(data: DataConfig, entry: CatalogEntry) -> str:
     """The commit that a hub id stands at (of the copy in the cache, where no hub is reached).
 
     Raises ValueError where a pinned commit is wanted and another one is there: offline, `datasets` would take it.

@@ -62,8 +62,8 @@ class DataConfig:
     """Source `hub`, rows without an image: counted and left out, given MM-Eureka's white 224 x 224 dummy, or kept as
     they are (for a model that takes prompts without one)."""
     drop_shared_figures: bool = field(default=False, metadata=ADDED_LATER)
-    """Source `hub`: leave out training problems whose figure also stands in the test or validation split; never the
-    reverse, which would change an official test set."""
+    """Source `hub`: leave out training problems whose figure also stands in the test split; never the reverse, which
+    would change an official test set."""
     train_split: str = "train"
     """Split trained on."""
     validation_split: str = "validation"
