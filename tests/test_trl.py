@@ -3,7 +3,10 @@
 import importlib.metadata
 import json
 import re
+import textwrap
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +21,7 @@ from analysis import load_trl, plots
 from saei import train as our_trainer
 from saei.clock import Clock
 from saei.config import Config, ModelConfig
+from saei.integrations import trl as integration
 from saei.integrations.trl import SelectConfig, ViewConfig, rollout_func
 from saei.integrations.trl_columns import COLUMNS
 from saei.integrations.trl_trainer import generation_number, require_trl
@@ -502,6 +506,30 @@ def test_rollout_batches_are_counted_over_the_whole_run():
     assert number(4, 4, accumulated=1, generated=2, iterations=2) == 1
 
 
+def test_the_example_runs_as_it_stands(monkeypatch):
+    """That of the module, and those of the README that use it; only the model of 3B and its training are left out."""
+    import trl
+
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "GRPOTrainer(" in block]
+    blocks.append(re.search(r"\n\n((?:    .*\n|\n)+)", integration.__doc__).group(1))
+    built = []
+
+    class Kept:
+        def __init__(self, **options):
+            built.append(options)
+
+        def train(self): ...
+
+    monkeypatch.setattr(trl, "GRPOConfig", partial(trl.GRPOConfig, use_cpu=True, bf16=False))  # no GPU in CI
+    monkeypatch.setattr(trl, "GRPOTrainer", Kept)
+    for block in blocks:
+        exec(textwrap.dedent(block), {"dataset": None, "accuracy_reward": None})
+    assert len(built) == len(blocks)
+    for options in built:
+        assert options["args"].num_generations == options["rollout_func"].config.group_size
+
+
 @pytest.mark.parametrize("found", [None, "1.15.2", "2.0.0"])
 def test_another_trl_is_refused_with_the_command_that_helps(monkeypatch, found):
     def version(name):
@@ -512,6 +540,48 @@ def test_another_trl_is_refused_with_the_command_that_helps(monkeypatch, found):
     monkeypatch.setattr("saei.integrations.trl_trainer.version", version)
     with pytest.raises(ImportError, match=re.escape("pip install 'trl==1.16.*'")):
         require_trl()
+
+
+@pytest.mark.slow
+def test_adapters_are_sampled_from_as_trl_scores_them(tmp_path):
+    """LoRA: log-probs of clean completions as sampled, against those of TRL's own forward pass in the update."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    from trl import GRPOTrainer
+
+    scored, answers, planned = {}, [], rollout_func(PLAN)
+
+    class Adapted(GRPOTrainer):
+        def __init__(self, **options):
+            lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+            super().__init__(peft_config=lora, **options)
+
+        def _get_per_token_logps_and_entropies(self, *arguments, **options):
+            logprobs, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*arguments, **options)
+            kept = arguments[3]
+            for tokens, row in zip(arguments[1], logprobs.detach(), strict=True):
+                scored.setdefault(tuple(tokens[-kept:].tolist()), row)
+            return logprobs, entropies, aux_loss
+
+    def sampled(prompts, own):
+        answers.append(planned(prompts, own))
+        return answers[-1]
+
+    chosen = problems(6)[2:4]
+    own = trainer(tmp_path, chosen, kind=Adapted, rollout_func=sampled, per_device_train_batch_size=8)
+    with own.model.disable_adapter():
+        plain = own.model(**own.processing_class(text=["a"], return_tensors="pt")).logits
+    assert not torch.allclose(plain, own.model(**own.processing_class(text=["a"], return_tensors="pt")).logits)
+    own.train()
+    compared = 0
+    for tokens, logprobs, view in zip(
+        *(answers[0][name] for name in ("completion_ids", "logprobs", "view")), strict=True
+    ):
+        own_row = next(row for padded, row in scored.items() if list(padded[: len(tokens)]) == tokens)
+        if view == "clean":
+            assert own_row[: len(tokens)].tolist() == pytest.approx(logprobs, abs=1e-4)
+            compared += 1
+    assert compared == 4
+    assert {p.requires_grad for name, p in own.model.named_parameters() if "lora" not in name} == {False}
 
 
 @pytest.mark.slow

@@ -1,14 +1,16 @@
 """SaEI, NoisyRollout and the controls inside TRL's own GRPOTrainer: one argument, nothing else changes.
 
     from saei.integrations.trl import rollout_func
+    from trl import GRPOConfig, GRPOTrainer
 
     trainer = GRPOTrainer(
         model="Qwen/Qwen2.5-VL-3B-Instruct",
-        args=GRPOConfig(num_generations=12, ...),
+        args=GRPOConfig(output_dir="trl-saei", num_generations=12, per_device_train_batch_size=12),
         train_dataset=dataset,  # columns "prompt" and "image" or "images", as TRL has them
         reward_funcs=[accuracy_reward],
-        rollout_func=rollout_func(plan=["clean:6", "egas:6"]),
+        rollout_func=rollout_func(plan=["clean:6", "egas:6"]),  # the one new line
     )
+    trainer.train()
 
 Completions are sampled by our sampler on the trainer's own model, image views by our attack; TRL then takes the images
 of the update from its dataset, so that what it learns on is the clean image (`loss.train_view clean`, DESIGN 4.3).
