@@ -48,7 +48,7 @@ def _interval(score: Mapping[str, Any]) -> str:
 def _decided(result: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {count}" for name, count in result["decided_by"].items())
     asked = f"{result['items']} of {result['items_published']} published items, from {result['from']}"
-    text = f"{result['title']}: {asked}; decided by: {parts}"
+    text = f"{result['title']}: {asked}; completions decided by: {parts}"
     undecided = result["decided_by"].get("undecided", 0)
     if undecided:
         text += f" ({undecided} undecided, counted wrong; a judge may decide them: --judge.mode ask)"
