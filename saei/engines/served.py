@@ -20,6 +20,7 @@ from saei.engines.process import EngineLost, EngineProcess, EngineRefused, Worke
 from saei.engines.wire import EngineCompletion, EngineRule, check_prompt, checked_completions, messages, png, unexpanded
 from saei.settings.material import ModelConfig
 from saei.settings.sampling import RolloutConfig
+from saei.sharding import whole
 from saei.types import Prompt, SampleRequest
 
 WORKERS: dict[str, Worker] = {"vllm": Worker("saei.engines.vllm_worker")}
@@ -64,7 +65,8 @@ class ServedEngine:
         Raises EngineLost and EngineRefused.
         """
         before, self.version = self._weights, version
-        policy.save(self._weights)
+        with whole(policy):  # each process has an engine, and hands it all weights
+            policy.save(self._weights)
         if self._process is None:
             self._start()
         else:
@@ -86,7 +88,7 @@ class ServedEngine:
         if requests and not self._proven:
             self._prove(policy, requests[0])
         completions: list[list[EngineCompletion]] = []
-        for part, message in messages(requests, seeds, rule, policy.image_token_id):
+        for part, message in messages(requests, seeds, rule, policy):
             reply = self._ask_again_if_lost(message, "completions")
             try:
                 completions += checked_completions(reply, part, rule)
@@ -170,7 +172,7 @@ class ServedEngine:
         if request.images:
             message = {
                 "kind": "pixels",
-                "prompt": unexpanded(request.prompt, policy.image_token_id),
+                "prompt": unexpanded(policy, request.prompt),
                 "images": [png(image) for image in request.images],
             }
             try:

@@ -45,23 +45,25 @@ class EngineCompletion:
     finished: bool
 
 
-def unexpanded(prompt: Prompt, image_token_id: int) -> list[int]:
+def unexpanded(policy: Any, prompt: Prompt) -> list[int]:
     """The prompt's token ids with one placeholder for each image.
 
-    Raises EngineRefused where an image is not a run of placeholders.
+    Raises EngineRefused where what stands for an image is not in it.
     """
-    tokens = [
-        token
-        for previous, token in zip((None, *prompt.token_ids), prompt.token_ids, strict=False)
-        if token != image_token_id or previous != image_token_id
-    ]
-    runs = tokens.count(image_token_id)
-    if runs != len(prompt.images):
-        raise EngineRefused(
-            f"problem {prompt.problem_id}: its prompt has {runs} runs of the image placeholder for "
-            f"{len(prompt.images)} images; a rollout engine needs one run for each: use rollout.engine transformers"
-        )
-    return tokens
+    tokens: list[int] = []
+    read = 0
+    for image in prompt.images:
+        shown = tuple(policy.image_tokens(image))
+        places = range(read, len(prompt.token_ids) - len(shown) + 1)
+        at = next((place for place in places if prompt.token_ids[place : place + len(shown)] == shown), -1)
+        if at < 0:
+            raise EngineRefused(
+                f"problem {prompt.problem_id}: its prompt lacks the {len(shown)} tokens of one of its "
+                f"{len(prompt.images)} images; use rollout.engine transformers"
+            )
+        tokens += [*prompt.token_ids[read:at], policy.image_token_id]
+        read = at + len(shown)
+    return [*tokens, *prompt.token_ids[read:]]
 
 
 def png(image: Any) -> str:
@@ -75,13 +77,13 @@ def messages(
     requests: Sequence[SampleRequest],
     seeds: Sequence[Sequence[int | None]],
     rule: EngineRule,
-    image_token_id: int,
+    policy: Any,
 ) -> Iterator[tuple[Sequence[SampleRequest], dict[str, Any]]]:
     """The requests as few messages of about MESSAGE_BYTES, each with the requests that it holds."""
     first, pictures, size, wired = 0, dict[str, str](), 0, list[dict[str, Any]]()
     for number, (request, own_seeds) in enumerate(zip(requests, seeds, strict=True)):
         names = _name_pictures(request.images, pictures)
-        wired.append({"prompt": unexpanded(request.prompt, image_token_id), "images": names, "seeds": list(own_seeds)})
+        wired.append({"prompt": unexpanded(policy, request.prompt), "images": names, "seeds": list(own_seeds)})
         size = sum(map(len, pictures.values()))
         if size >= MESSAGE_BYTES or number + 1 == len(requests):
             yield requests[first : number + 1], _sample_message(wired, pictures, rule)
