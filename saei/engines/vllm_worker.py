@@ -119,7 +119,7 @@ def _pack_heads_again(model: Any) -> None:
     )
 
     for layer in model.modules():
-        method = getattr(layer, "quant_method", None)
+        method: Any = getattr(layer, "quant_method", None)
         if isinstance(method, UnquantizedEmbeddingMethod):
             method.process_weights_after_loading(layer)
 
