@@ -103,8 +103,8 @@ def test_a_run_keeps_its_card_until_the_data_change(data: DataConfig, scorer: Sc
 def test_generated_sources_have_a_card_of_their_first_problems(scorer: Scorer):
     card = data_card(DataConfig(source="shapes", train_size=500), scorer, ("train", "test"))
     train = card["splits"]["train"]
-    assert (train["problems"], train["looked_at"], train["images"]["modes"]) == (500, 32, {"RGB": 32})
-    assert train["golds"]["right"] == 32
+    assert (train["problems"], train["looked_at"], train["images"]["modes"]) == (500, 8, {"RGB": 8})
+    assert train["golds"]["right"] == 8
     assert card["shared_figures"] == []
 
 

@@ -32,7 +32,7 @@ class SplitFacts:
     sampled: bool = False
 
 
-GENERATED = 32
+GENERATED = 8
 """Problems of a generated split that its card looks at."""
 
 

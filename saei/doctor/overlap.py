@@ -29,7 +29,7 @@ def check_overlap(patient: Patient) -> Finding:
         return failed(
             figure,
             "what is reported may not be trained on: split by figure, or with --data.source hub "
-            "--data.drop-shared-figures True",
+            "--data.drop-shared-figures",
         )
     return passed(figure)
 
