@@ -20,15 +20,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from saei.adapters import adapter_parameters
 from saei.master_weights import kept_bytes
 
 _FOLDER = re.compile(r"step-(\d+)")
+_ADAPTER = "adapter.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
     """Where the run is: `step` steps and `updates` optimizer updates are done; `checksum` is of the weights, `state`
-    what the controllers remember (`RunState`).
+    what the controllers remember (`RunState`), `base` the checksum of the weights under an adapter.
     """
 
     trial_id: str
@@ -36,6 +38,7 @@ class Cursor:
     updates: int
     checksum: str
     state: dict[str, Any]
+    base: str = ""
 
 
 class CheckpointError(RuntimeError):
@@ -64,7 +67,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, cursor
 
 def _write(folder: Path, model: nn.Module, optimizer: Optimizer, cursor: Cursor) -> None:
     folder.mkdir(parents=True)
-    safetensors.torch.save_model(model, str(folder / "model.safetensors"))
+    adapter = adapter_parameters(model)
+    if adapter:
+        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in adapter.items()}
+        safetensors.torch.save_file(tensors, str(folder / _ADAPTER))
+    else:
+        safetensors.torch.save_model(model, str(folder / "model.safetensors"))
     with open(folder / "optimizer.pt", "wb") as file:
         _save_to(file, optimizer.state_dict())
     (folder / "cursor.json").write_text(json.dumps(asdict(cursor), indent=1))
@@ -87,9 +95,21 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+@torch.no_grad()
+def _load_adapter(checkpoint: Path, adapter: dict[str, nn.Parameter]) -> None:
+    tensors = safetensors.torch.load_file(str(checkpoint / _ADAPTER))
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    wanted = {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in adapter.items()}
+    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if different:
+        raise CheckpointError(f"{checkpoint}: {len(different)} tensors of the adapter differ, first {different[0]}")
+    for name, parameter in adapter.items():
+        parameter.copy_(tensors[name])
+
+
 def expected_mb(model: nn.Module, optimizer: Optimizer) -> float:
     """Size of a checkpoint, before there is one."""
-    return kept_bytes(model.parameters(), optimizer) / 2**20
+    return kept_bytes(adapter_parameters(model).values() or model.parameters(), optimizer) / 2**20
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -111,8 +131,12 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer, *,
     cursor = read_cursor(checkpoint)
     if cursor.trial_id != trial_id:
         raise CheckpointError(f"{checkpoint} belongs to trial {cursor.trial_id}, this is trial {trial_id}")
-    missing, unexpected = safetensors.torch.load_model(model, str(checkpoint / "model.safetensors"), strict=True)
-    if missing or unexpected:
-        raise CheckpointError(f"{checkpoint}: tensors missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+    adapter = adapter_parameters(model)
+    if adapter:
+        _load_adapter(checkpoint, adapter)
+    else:
+        missing, unexpected = safetensors.torch.load_model(model, str(checkpoint / "model.safetensors"), strict=True)
+        if missing or unexpected:
+            raise CheckpointError(f"{checkpoint}: tensors missing {sorted(missing)}, unexpected {sorted(unexpected)}")
     optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
     return cursor

@@ -115,6 +115,11 @@ class Config:
             f"rollout.problems_per_step ({self.rollout.problems_per_step}) must be a multiple of "
             f"optim.updates_per_step ({self.optim.updates_per_step})",
         )
+        require(
+            self.model.lora_rank == 0 or self.distributed.strategy == "replicate",
+            "model.lora_rank needs distributed.strategy replicate: every process holds the frozen weights, and an "
+            "adapter's gradients and optimizer are too small to be worth splitting",
+        )
         self._check_view_settings()
         self._check_idle_settings()
         self._check_score_views()

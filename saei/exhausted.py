@@ -93,7 +93,8 @@ def remove_leftovers(folder: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     if not (folder / schema.DONE_FILE).exists():
-        shutil.rmtree(folder / schema.MODEL_FOLDER, ignore_errors=True)
+        for made_last in (schema.MODEL_FOLDER, schema.ADAPTER_FOLDER):
+            shutil.rmtree(folder / made_last, ignore_errors=True)
 
 
 def _troubles(error: BaseException, folder: Path) -> Iterator[tuple[int, Path]]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from saei.adapter_folder import adapter_base
 from saei.config import Config, content_hash, identity
 from saei.data import fingerprint
 from saei.data.transfer import transfer_fingerprints
@@ -24,7 +25,11 @@ def model_folder(path: str) -> Path | None:
 
 
 def model_source(path: str) -> Path | str:
-    """The folder of a local model, or a hub id as it is. Raises ValueError where `path` is neither."""
+    """The folder of a local model, or a hub id as it is; for an adapter, of the model that it belongs to.
+
+    Raises ValueError where `path` is none of them.
+    """
+    path = adapter_base(path) or path
     folder = model_folder(path)
     if folder is not None:
         if not (folder / "config.json").is_file():
@@ -57,7 +62,9 @@ def weights_fingerprint(path: str, revision: str) -> str:
         for file in folder.iterdir()
         if file.suffix in suffixes
     )
-    return _weights_hash(folder, tuple(stamps))
+    own = _weights_hash(folder, tuple(stamps))
+    base = adapter_base(path)
+    return own if base is None else f"{own} on {weights_fingerprint(base, revision)}"
 
 
 def trial_identity(config: Config) -> dict[str, Any]:

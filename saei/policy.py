@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from saei.adapter_folder import adapter_base
+from saei.adapters import adapter_parameters, add_adapter, merge_adapter, merged_state
 from saei.attention import implementation
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
@@ -55,6 +57,7 @@ class Policy:
         self.tokens_generated = 0
         self.tokens_backward = 0
         self.shards: Shards | None = None  # set by sharding.shard
+        self._base_checksum = ""
         self._around = prompt_texts(data)
         self._longest: int = model.config.get_text_config().max_position_embeddings
         self._special = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
@@ -205,19 +208,32 @@ class Policy:
                 parameter.requires_grad_(required)
 
     def checksum(self) -> str:
-        """sha256 over names and bytes of the weights (tied ones once), 16 hex digits."""
-        digest = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(whole_value(parameter).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """sha256 over names and bytes of the weights (tied ones once), 16 hex digits.
+
+        With an adapter: over its weights and `base_checksum`.
+        """
+        adapter = adapter_parameters(self.model)
+        if adapter:
+            return _digest(adapter.items(), self.base_checksum())
+        return _digest(self.model.named_parameters())
+
+    def base_checksum(self) -> str:
+        """That of the weights under an adapter, which never change; "" without an adapter."""
+        adapter = adapter_parameters(self.model)
+        if adapter and not self._base_checksum:
+            rest = ((name, p) for name, p in self.model.named_parameters() if name not in adapter)
+            self._base_checksum = _digest(rest)
+        return self._base_checksum
 
     def save(self, folder: Path) -> None:
-        """Write a stock Hugging Face folder, complete or not at all; `from_pretrained` and vLLM can load it."""
+        """Write a stock Hugging Face folder, complete or not at all; `from_pretrained` and vLLM can load it.
+
+        An adapter is added to the weights.
+        """
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         with _quiet():
-            self.model.save_pretrained(temporary)
+            self.model.save_pretrained(temporary, state_dict=merged_state(self.model))
         self.tokenizer.save_pretrained(temporary)
         self.image_processor.save_pretrained(temporary)  # holds this run's pixel limits, see load_policy
         processor_file.write(self.processor_settings, temporary)
@@ -225,11 +241,15 @@ class Policy:
         os.replace(temporary, folder)
 
 
-def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
-    """Load the policy that the settings name, in evaluation mode.
+def load_policy(model: ModelConfig, data: DataConfig, seed: int = 0) -> Policy:
+    """Load the policy that the settings name, in evaluation mode. A new adapter starts from `seed`.
 
+    `model.path` may be an adapter in peft's format: it is added to the weights of the model that it belongs to.
     Raises ValueError, naming `model.path`, for a missing folder, an incomplete one, or a family that is not supported.
     """
+    base = adapter_base(model.path)
+    if base is not None and model.lora_rank:
+        raise ValueError(f"model.path {model.path!r} is an adapter: a new one can be trained on its merged model only")
     source, device = model_source(model.path), _device(model.device)
     options = {} if isinstance(source, Path) else {"revision": model.revision}
     try:
@@ -238,6 +258,8 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
         loaded = _load_whole(
             source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation=attention, **options
         )
+        if base is not None:
+            loaded = merge_adapter(loaded, Path(model.path))
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         tokenizer.chat_template = tokenizer.chat_template or processor_file.chat_template(source, **options)
         if not tokenizer.chat_template:
@@ -248,11 +270,21 @@ def load_policy(model: ModelConfig, data: DataConfig) -> Policy:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
     loaded.eval()
     freeze_parts(loaded, family, model)
+    if model.lora_rank:
+        add_adapter(loaded, family.decoder(loaded), model, seed)
     if model.gradient_checkpointing:
         recompute_layers(loaded)
     policy = Policy(loaded, tokenizer, image_processor, data)
     policy.processor_settings = settings
     return policy
+
+
+def _digest(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str:
+    digest = hashlib.sha256(start.encode())
+    for name, parameter in weights:
+        digest.update(name.encode())
+        digest.update(whole_value(parameter).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def freeze_parts(loaded: Any, family: Family, model: ModelConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from saei import schema
+from saei.adapters import adapter_parameters, save_adapter
 from saei.checkpoint import Cursor, checkpoints, load_checkpoint, save_checkpoint
 from saei.config import Config
 from saei.detectors import detect
@@ -103,6 +104,7 @@ def _save(run: Run, step: int) -> None:
         updates=run.updates,
         checksum=checksum,
         state=run.state.to_dict(),
+        base=run.policy.base_checksum(),
     )
     folder = run.recorder.folder / schema.CHECKPOINTS_FOLDER
     with to_write(run.policy, run.optimizer, run.world) as (model, optimizer):
@@ -115,6 +117,8 @@ def save_model(run: Run) -> None:
     with to_save(run.policy):
         if run.world.is_writer:
             run.policy.save(run.recorder.folder / schema.MODEL_FOLDER)
+            if adapter_parameters(run.policy.model):
+                save_adapter(run.policy.model, run.recorder.folder / schema.ADAPTER_FOLDER)
 
 
 def resume(run: Run) -> int:
@@ -126,6 +130,8 @@ def resume(run: Run) -> int:
             with to_read(run.policy, run.optimizer) as (model, optimizer):
                 cursor = load_checkpoint(found[-1], model, optimizer, trial_id=run.recorder.trial_id)
             checksum = run.policy.checksum()
+        if run.policy.base_checksum() != cursor.base:
+            raise RuntimeError(f"{found[-1]}: its adapter was trained on other weights than model.path has now")
         if checksum != cursor.checksum:
             raise RuntimeError(f"{found[-1]}: the weights do not have the recorded checksum; delete this checkpoint")
         run.updates, step, run.state = cursor.updates, cursor.step, RunState.from_dict(cursor.state)

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import torch
 
-PURPOSES = ("sampling", "evaluation", "fresh", "data", "attack", "selection", "warmstart", "loss", "score")
+PURPOSES = ("sampling", "evaluation", "fresh", "data", "attack", "selection", "warmstart", "loss", "score", "adapter")
 
 
 def stream(seed: int, purpose: str, *parts: int | str) -> np.random.Generator:

@@ -50,6 +50,7 @@ from saei.options import check_names, train_command_line
 from saei.order import problem_indices
 from saei.policy import load_policy
 from saei.recorder import claimed, recorder_of
+from saei.reference import reference_policy
 from saei.reward import Scorer
 from saei.robustness import evaluate_under_attacks
 from saei.rollout import GroupsInProgress, everyones, grade_view, measure_fresh, sample_view
@@ -202,12 +203,12 @@ def train(config: Config) -> dict[str, float]:
                 sharded = config.distributed.strategy == "shard" and world.size > 1
                 model = replace(config.model, device="cpu" if sharded else device)
                 training = load_problems(config.data, config.data.train_split)
-                policy = load_policy(model, config.data)
+                policy = load_policy(model, config.data, config.seed)
                 problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
                 for split in final_splits(config):  # refused now, not after the last step
                     load_problems(config.data, split)
                 transfer_sets(config)
-                reference = load_policy(model, config.data) if config.loss.kl_coef else None
+                reference = reference_policy(policy, model, config.data) if config.loss.kl_coef else None
             with bad_input():
                 if sharded:
                     shard(policy, world, device, master_dtype(policy.model.dtype, config.optim))

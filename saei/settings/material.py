@@ -27,6 +27,14 @@ class ModelConfig:
     """Compute every layer again in the backward pass in place of keeping it: less memory, the same numbers."""
     attention: str = field(default="sdpa", metadata=ADDED_LATER)
     """Attention of the text decoder: `sdpa`, `eager` (plain, slow: to compare with) or `flex` (block masks, GPU)."""
+    lora_rank: int = field(default=0, metadata=ADDED_LATER)
+    """Train an adapter of this rank (LoRA) in place of the weights, which stay fixed; 0: none."""
+    lora_alpha: int = field(default=32, metadata=ADDED_LATER)
+    """The adapter's contribution is scaled by lora_alpha / lora_rank."""
+    lora_targets: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Linears of the text decoder that get an adapter, such as q_proj v_proj; default: all, attention and MLP."""
+    lora_dropout: float = field(default=0.0, metadata=ADDED_LATER)
+    """Can only be 0: what is sampled and what is scored must agree."""
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path must name a model: tiny, a folder or a hub id")
@@ -38,6 +46,17 @@ class ModelConfig:
         require(
             self.attention in ("sdpa", "eager", "flex"),
             f"model.attention must be sdpa, eager or flex, got {self.attention!r}",
+        )
+        require(self.lora_rank >= 0, f"model.lora_rank must be >= 0 (0: no adapter), got {self.lora_rank}")
+        require(self.lora_alpha >= 1, f"model.lora_alpha must be at least 1, got {self.lora_alpha}")
+        require(
+            self.lora_dropout == 0,
+            f"model.lora_dropout must be 0, got {self.lora_dropout:g}: importance ratios compare log-probs of two "
+            "passes, which dropout would make differ by chance",
+        )
+        require(
+            self.lora_rank > 0 or (self.lora_alpha == 32 and not self.lora_targets),
+            "model.lora_alpha and model.lora_targets do nothing without an adapter: set --model.lora-rank, such as 32",
         )
 
 
