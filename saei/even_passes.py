@@ -78,5 +78,7 @@ def summed_and_clipped(policy: Policy, optimizer: Optimizer, config: Config, wor
     own = get_total_norm(parts).item()
     (squares,) = world.sums(own * own)
     norm = math.sqrt(squares)
-    clip_grads_with_norm_(parameters, config.optim.max_grad_norm, torch.tensor(norm, device=policy.device))
+    if parts:  # the norm as wide as the gradients: in float32 it would round those of float64
+        divisor = torch.tensor(norm, dtype=parts[0].dtype, device=policy.device)
+        clip_grads_with_norm_(parameters, config.optim.max_grad_norm, divisor)
     return norm

@@ -18,7 +18,7 @@ whether they run differs from pass to pass, and what a process gathers may not.
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,27 +26,28 @@ from torch import Tensor, nn
 from saei.cli import BadInput
 from saei.distributed import World
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 ResultT = TypeVar("ResultT")
 
 
 class Shards:
     """The two models of a sharded policy: `parts`, which is trained, and a plain one that is empty but in `gathered`.
 
-    `compute` is the type of weights and activations in a pass; trained weights are kept, and gradients summed, in
-    `master`.
+    Weights are in `master`, if that is given, where they are kept and trained, and of their own types in a pass.
     """
 
-    def __init__(self, model: Any, decoder: nn.Module, world: World, device: torch.device, master: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, decoder: nn.Module, world: World, device: torch.device, master: torch.dtype | None
+    ) -> None:
         self.world = world
         self.parts = model
-        self.compute: torch.dtype = model.dtype
+        self._types = {name: parameter.dtype for name, parameter in model.named_parameters()}
         self.plain = _empty_copy(model, device)
         self._owners = _owners(self.plain)
         self._depth = 0
-        for parameter in model.parameters():
-            if parameter.requires_grad:  # cast before the parts are moved to a device, which never holds the whole
-                parameter.data = parameter.data.to(master)
-        self._units, self._root = _fully_sharded(model, decoder, world, device, self.compute, master)
+        self._root = _fully_sharded(model, decoder, world.mesh(device), master)
 
     def forward(self, work: Callable[[], ResultT]) -> ResultT:
         """What `work` returns: one pass of `parts` and a loss from it, to call backward() on.
@@ -81,7 +82,7 @@ class Shards:
     @torch.no_grad()
     def _fill(self, as_kept: bool, device: str | None, keep: bool) -> None:
         for name, parameter in self.parts.named_parameters():
-            value = whole_value(parameter if as_kept else parameter.to(self.compute))
+            value = whole_value(parameter if as_kept else parameter.to(self._types[name]))
             if keep:
                 _put(self._owners[name], value.to(device or value.device))
             del value  # one at a time
@@ -104,7 +105,7 @@ def shard(policy: Any | None, world: World, device: str, master: torch.dtype | N
         return
     policy.device = torch.device(device)
     model, decoder = policy.model, policy.family.decoder(policy.model)
-    policy.shards = Shards(model, decoder, world, policy.device, master or model.dtype)
+    policy.shards = Shards(model, decoder, world, policy.device, master)
 
 
 def shards_of(policy: Any) -> Shards | None:
@@ -186,15 +187,13 @@ class _Pass(nn.Module):
         return work()
 
 
-def _fully_sharded(
-    model: Any, decoder: nn.Module, world: World, device: torch.device, compute: torch.dtype, master: torch.dtype
-) -> tuple[list[Any], Any]:
-    """The decoder's layers, each gathered by itself, and the whole, which gathers all that is in none of them."""
+def _fully_sharded(model: Any, decoder: nn.Module, mesh: "DeviceMesh", master: torch.dtype | None) -> Any:
+    """The decoder's layers, each gathered by itself, in the whole, which gathers all that is in none of them."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    narrow = compute in (torch.bfloat16, torch.float16)
+    narrow = model.dtype in (torch.bfloat16, torch.float16)
     precision = MixedPrecisionPolicy(
-        param_dtype=compute if master != compute else None,
+        param_dtype=None if master is None else model.dtype,
         reduce_dtype=torch.float32 if narrow else None,
         cast_forward_inputs=False,
     )
@@ -204,12 +203,17 @@ def _fully_sharded(
             f"distributed.strategy shard gathers the layers of a decoder one by one, and {type(model).__name__} has "
             "none that it could find: use distributed.strategy replicate"
         )
-    mesh, root = world.mesh(device), _Pass(model)
+    root = _Pass(model)
     for unit in [*layers, root]:
+        for parameter in unit.parameters() if master is not None else ():
+            if parameter.requires_grad and not _is_part(parameter):
+                parameter.data = parameter.data.to(master)  # unit by unit, so that no memory holds all of it
         # a layer's weights are gathered again for its backward pass, those of the rest are not: they are needed at once
         fully_shard(unit, mesh=mesh, reshard_after_forward=unit is not root, mp_policy=precision)
-        unit.set_gradient_divide_factor(1.0)  # denominators belong to the whole update batch already: a sum
-    return list(layers), root
+        # a plain sum, which gloo knows too: denominators belong to the whole update batch already
+        unit.set_gradient_divide_factor(1.0)  # pyright: ignore[reportCallIssue]
+        unit.set_force_sum_reduction_for_comms(True)  # pyright: ignore[reportCallIssue]
+    return root
 
 
 def _empty_copy(model: nn.Module, device: torch.device) -> Any:

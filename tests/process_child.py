@@ -16,6 +16,7 @@ import torch
 
 import saei.train
 from saei.config import from_dict
+from tests.shard_facts import measured
 
 
 def raises(original, *arguments, **options):
@@ -34,7 +35,7 @@ def warned(original, *arguments, **options):
     return original(*arguments, **options)
 
 
-FAULTS = {"raises": raises, "drifts": drifts, "warned": warned}
+FAULTS = {"raises": raises, "drifts": drifts, "warned": warned, "measured": measured}
 
 
 def outcome(tree: dict) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from saei.engines.served import WORKERS, ServedEngine
 from saei.settings.material import ModelConfig
 from saei.settings.sampling import RolloutConfig
+from saei.sharding import whole
 
 
 @contextmanager
@@ -36,7 +37,8 @@ def engine_serving(
         folder = _folder(rollout.engine_folder, out, temporary)
         engine = ServedEngine(rollout, model, folder, rank=rank, log=log, between=between)
         try:
-            engine.hand_over(policy, version)
+            with whole(policy):
+                engine.hand_over(policy, version)
             log(
                 f"completions by {engine.name}: seeded one by one, so arms of a sweep are not paired token by token; "
                 "log-probs are the trainer's own"
@@ -51,7 +53,8 @@ def engine_serving(
 def renew(policy: Any, version: int, *, due: bool = True) -> None:
     """Give the policy's engine, if it has one, the weights of now, unless it has them or it is not `due`."""
     if policy.engine is not None and due and policy.engine.version != version:
-        policy.engine.hand_over(policy, version)
+        with whole(policy):
+            policy.engine.hand_over(policy, version)
 
 
 def _folder(chosen: str, out: str, temporary: str) -> Path:
