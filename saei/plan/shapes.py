@@ -35,9 +35,12 @@ def stock_config(model: ModelConfig) -> Any:
 
 
 def on_meta(config: Any, dtype: torch.dtype, attention: str = "sdpa") -> Any:
-    """The stock model of a config, every parameter on `meta`: exact counts and shapes, no memory, no computing."""
+    """The stock model of a config, every parameter on `meta`: exact counts and shapes, no memory, no computing.
+
+    Of a copy: transformers would write the back-end into the config, which may be that of a model in use.
+    """
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+        return AutoModelForImageTextToText.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
 
 
 def thin(config: Any, *, vision_layers: int) -> Any:
