@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,31 @@ def test_a_prompt_that_lacks_what_stands_for_an_image_is_refused():
     image = torch.zeros(3, 5, 2, dtype=torch.uint8)
     with pytest.raises(EngineRefused, match="lacks the 3 tokens of one of its 2 images"):
         unexpanded(rote_policy(), Prompt(problem_id="p", token_ids=(1, 8, 9, 9, 2), images=(image, image)))
+
+
+def test_an_engine_that_sees_other_pixels_is_refused(tmp_path):
+    image = torch.full((3, 1, 2), 100, dtype=torch.uint8)
+    policy, prompt = rote_policy(), Prompt(problem_id="p", token_ids=(1, 8, 9, 9), images=(image,))
+    policy.codec = SimpleNamespace(patchify=lambda image: (image.float() / 255 - 0.5).reshape(1, -1) / 0.27)
+
+    def reply(values: np.ndarray) -> dict:
+        encoded = base64.b64encode(values.astype(np.float32).tobytes()).decode()
+        return {"prompt": [1, 8, 9, 9], "shape": list(values.shape), "values": encoded}
+
+    ours = policy.codec.patchify(image).numpy()
+    with closing(rote_engine(tmp_path)) as engine:
+        assert engine.check_pixels(policy, prompt, (image,), reply(ours)) == 0
+        one_level = ours.copy()
+        one_level[0, 3] += 1 / 255 / 0.27
+        for wrong, said in [
+            (reply(one_level), r"differ by 0\.0145"),
+            (reply(ours[:, :4]), r"of shape \(1, 4\) .* \(1, 6\)"),
+            (reply(ours * np.nan), "of shape"),
+            ({**reply(ours), "values": "no"}, "sent no pixel values"),
+            ({**reply(ours), "prompt": [1, 8, 9, 9, 9, 9]}, "read 6 prompt tokens"),
+        ]:
+            with pytest.raises(EngineRefused, match=said):
+                engine.check_pixels(policy, prompt, (image,), wrong)
 
 
 def test_weights_are_handed_over_and_what_is_left_of_older_ones_goes(tmp_path):

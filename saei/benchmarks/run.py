@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from saei.cli import bad_input
 from saei.config import Config
 from saei.data.catalog import prompt_texts
 from saei.data.pictures import decode
+from saei.engines.serving import engine_serving
 from saei.evaluate import evaluation_completions
 from saei.graders.pool import WorkerPool
 from saei.identity import weights_fingerprint
@@ -135,6 +137,7 @@ def _settings(evaluation: Evaluation) -> dict[str, Any]:
         "pixels": [config.data.min_pixels, config.data.max_pixels],
         "prompt": {"system": around.system, "prefix": around.prefix, "suffix": around.suffix},
         "benchmark": own,
+        **({"engine": config.rollout.engine} if config.rollout.engine != "transformers" else {}),
     }
 
 
@@ -173,16 +176,19 @@ class _Asker:
         self._evaluation, self._ask = evaluation, ask
         self._pool = WorkerPool(self.config.reward.workers, self.config.reward.timeout_s)
         self._policy: Policy | None = None
+        self._serving = ExitStack()
 
     def close(self) -> None:
-        """End the grader processes."""
+        """End the grader processes, and the engine where there is one."""
         self._pool.close()
+        self._serving.close()
 
     @property
     def policy(self) -> Policy:
         if self._policy is None:
             with bad_input():
                 self._policy = load_policy(self.config.model, self.config.data)
+            self._serving.enter_context(engine_serving(self._policy, self.config.rollout, self.config.model, 0))
         return self._policy
 
     @property

@@ -81,12 +81,13 @@ class ServedEngine:
         """Completions of every request, one for each of its seeds (None: greedy).
 
         Raises EngineLost when the engine dies or hangs more often than `rollout.engine_restarts`, EngineRefused for
-        answers that cannot be used, and before the first request where its processor changes the picture.
+        answers that cannot be used, and before the first picture is shown where its processor would change it.
         """
         if self._process is None:
             raise RuntimeError("the engine has no weights: call hand_over first")
-        if requests and not self._proven:
-            self._prove(policy, requests[0])
+        pictured = next((request for request in requests if request.images), None)
+        if pictured and not self._proven:
+            self._prove(policy, pictured)
         completions: list[list[EngineCompletion]] = []
         for part, message in messages(requests, seeds, rule, policy):
             reply = self._ask_again_if_lost(message, "completions")
@@ -169,17 +170,16 @@ class ServedEngine:
 
     def _prove(self, policy: Any, request: SampleRequest) -> None:
         """The engine's own processor must leave pictures as they are, and expand placeholders as the trainer does."""
-        if request.images:
-            message = {
-                "kind": "pixels",
-                "prompt": unexpanded(policy, request.prompt),
-                "images": [png(image) for image in request.images],
-            }
-            try:
-                self.check_pixels(policy, request.prompt, request.images, self._ask_again_if_lost(message, "pixels"))
-            except EngineRefused:
-                self.close()
-                raise
+        message = {
+            "kind": "pixels",
+            "prompt": unexpanded(policy, request.prompt),
+            "images": [png(image) for image in request.images],
+        }
+        try:
+            self.check_pixels(policy, request.prompt, request.images, self._ask_again_if_lost(message, "pixels"))
+        except EngineRefused:
+            self.close()
+            raise
         self._proven = True
 
     def check_pixels(self, policy: Any, prompt: Prompt, images: Any, reply: dict[str, Any]) -> float:
