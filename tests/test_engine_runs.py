@@ -1,6 +1,7 @@
 """Whole runs whose completions come from another process: our own sampler there, so every figure is known."""
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def test_older_weights_show_in_the_mismatch(tmp_path):
     first, second = steps["engine_kl_k3"]
     assert first == pytest.approx(0, abs=1e-6) and second > 1e-3
     assert math.isnan(steps["engine_weight"][0])
+
+
+@pytest.mark.slow
+def test_every_process_of_a_trial_has_an_engine_with_all_weights(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.engine_processes", str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = frame(tmp_path / "run", "steps")
+    assert steps["engine_gap"].tolist() == pytest.approx([-SHIFT] * 2, abs=2e-4)
+    assert steps["engine_gap_max"].tolist() == pytest.approx([-SHIFT] * 2, abs=2e-4)
+    assert not list((tmp_path / "run").glob("engine*"))

@@ -8,7 +8,8 @@ again with the weights that it had, and is sent the same requests with the same 
 import base64
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ WORKERS: dict[str, Worker] = {"vllm": Worker("saei.engines.vllm_worker")}
 """`rollout.engine` -> the module that serves it."""
 PIXEL_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.016}
 """Largest difference of a normalised pixel value, by model.dtype: rounding. A grey level is 0.014 or more."""
+
+
+@contextmanager
+def _saving_everywhere(policy: Any) -> Iterator[None]:
+    """Inside, `save_pretrained` writes on every process; elsewhere transformers writes on the first alone."""
+    model = getattr(policy, "model", None)
+    if not hasattr(model, "should_save_on_this_rank"):
+        yield
+        return
+    model.should_save_on_this_rank = lambda *_: True
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 class ServedEngine:
@@ -65,7 +80,7 @@ class ServedEngine:
         Raises EngineLost and EngineRefused.
         """
         before, self.version = self._weights, version
-        with whole(policy):  # each process has an engine, and hands it all weights
+        with whole(policy), _saving_everywhere(policy):  # each process has an engine, and hands it all weights
             policy.save(self._weights)
         if self._process is None:
             self._start()
