@@ -43,8 +43,8 @@ class ImageCodec:
         missing = [name for name in needed if getattr(processor, name, None) is None]
         if missing:
             raise ValueError(
-                f"model.path: its image processor {type(processor).__name__} has no {', '.join(missing)}; only models "
-                "with a Qwen-VL image processor are supported"
+                f"model.path: its image processor {type(processor).__name__} has no {', '.join(missing)}, "
+                "which a Qwen-VL model needs"
             )
         return cls(
             patch=processor.patch_size,

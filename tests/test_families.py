@@ -18,8 +18,10 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from saei.config import DataConfig, ModelConfig, with_overrides
+from saei.doctor.stock import stock_scores
 from saei.families import FAMILIES, family_of, supported_family
 from saei.make_view import make_view
+from saei.plan.activations import decoder_bytes
 from saei.policy import Policy, load_policy
 from saei.presets import preset
 from saei.rollout import GroupsInProgress, sample_view
@@ -183,6 +185,22 @@ def test_packed_scores_equal_the_plain_forward_in_one_pass(policy):
         scores = policy.score(requests, temperature=1.0, pack_tokens=4096)
     assert policy.packed_forwards == before + 1
     assert worst_difference(expected, scores) < 1e-4
+
+
+def test_what_the_stock_image_processor_makes_of_our_image_gives_the_same_scores(policy):
+    # from the 8-bit picture, through the family's own processor, as an engine would read it
+    requests = requests_of(policy)
+    with torch.no_grad():
+        scores = policy.score(requests, temperature=1.0, pack_tokens=4096)
+        expected = [[stock_scores(policy, r.prompt, completion) for completion in r.completions] for r in requests]
+    assert worst_difference(expected, scores) < 1e-4
+
+
+def test_the_memory_plan_reckons_with_every_family(policy):
+    config, width = policy.model.config, policy.model.config.get_text_config().hidden_size
+    for recompute in (False, True):
+        kept = decoder_bytes(config, torch.float32, 64, recompute=recompute, weights=True)
+        assert kept > 64 * width * 4
 
 
 def test_the_pixel_gradient_equals_the_plain_forwards(policy):

@@ -142,14 +142,22 @@ def test_processors_that_do_not_fit_are_refused():
     class Other:
         size = SimpleNamespace(longest_edge=None)
 
-    with pytest.raises(ValueError, match=r"its image processor Other has no max_image_size or size.longest_edge"):
+    with pytest.raises(ValueError, match=r"its image processor Other has None and None as the longest edges of"):
         longest_side(Other(), 1, 1024)
-    odd = Idefics3ImageProcessorPil(size={"longest_edge": 62}, max_image_size={"longest_edge": 31})
-    with pytest.raises(ValueError, match=r"tiles of an odd 31 pixels would be resized again"):
-        longest_side(odd, 1, 10**6)
-    config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=8), scale_factor=3)
-    with pytest.raises(ValueError, match=r"a tile of 32 pixels is 4 patches of 8, which 3 does not divide"):
-        TileCodec.from_processor(codec_of().processor, config, 1024, 10**7)
+    for tile in ("32", 0, None):
+        Other.max_image_size, Other.size.longest_edge = {"longest_edge": tile}, 128
+        with pytest.raises(
+            ValueError, match=rf"has {tile!r} and 128 as the longest edges .* need two numbers of pixels"
+        ):
+            longest_side(Other(), 1, 1024)
+    for tile in (31, 4098):
+        processor = Idefics3ImageProcessorPil(size={"longest_edge": tile}, max_image_size={"longest_edge": tile})
+        with pytest.raises(ValueError, match=rf"tiles of {tile} pixels would be resized again by every engine"):
+            longest_side(processor, 1, 10**8)
+    for scale in (3, 0):
+        config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=8), scale_factor=scale)
+        with pytest.raises(ValueError, match=rf"a tile of 32 pixels is 4 patches of 8, which {scale} does not divide"):
+            TileCodec.from_processor(codec_of().processor, config, 1024, 10**7)
 
 
 def test_patches_that_do_not_fill_a_tile_are_counted_as_the_tower_counts_them():

@@ -24,11 +24,13 @@ def stock_inputs(policy: Policy, prompt: Prompt, completion: tuple[int, ...] = (
     """Arguments of the stock forward pass, and of `generate`, for one row."""
     token_ids = torch.tensor([[*prompt.token_ids, *completion]], device=policy.device)
     given: dict[str, Tensor] = {"input_ids": token_ids, "attention_mask": torch.ones_like(token_ids)}
+    taken = inspect.signature(policy.model.forward).parameters
     given |= {
         name: value.to(policy.model.dtype) if value.is_floating_point() else value
         for name, value in stock_images(policy, prompt.images).items()
+        if name in taken  # some image processors also say how many tiles an image has
     }
-    if "mm_token_type_ids" in inspect.signature(policy.model.forward).parameters:
+    if "mm_token_type_ids" in taken:
         given["mm_token_type_ids"] = (token_ids == policy.image_token_id).int()
     forget_positions(policy.model)
     return given

@@ -104,7 +104,7 @@ class TileCodec(Tiles):
         longest = longest_side(processor, min_pixels, max_pixels)
         tile, patch, scale = _tile(processor), config.vision_config.patch_size, config.scale_factor
         side = tile // patch
-        if side == 0 or side % scale:
+        if scale < 1 or side == 0 or side % scale:
             raise ValueError(
                 f"model.path: a tile of {tile} pixels is {side} patches of {patch}, which {scale} does not divide; "
                 "max_image_size of preprocessor_config.json does not fit scale_factor of config.json"
@@ -134,16 +134,20 @@ def longest_side(processor: Any, min_pixels: int, max_pixels: int) -> int:
 
     Raises ValueError for an image processor of another kind, and for pixel limits outside what its tiles allow.
     """
-    if not getattr(processor, "max_image_size", None) or not getattr(processor.size, "longest_edge", None):
+    sides = (
+        (getattr(processor, "max_image_size", None) or {}).get("longest_edge"),
+        getattr(getattr(processor, "size", None), "longest_edge", None),
+    )
+    if not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(
-            f"model.path: its image processor {type(processor).__name__} has no max_image_size or size.longest_edge; "
-            "Idefics3 and SmolVLM need both"
+            f"model.path: its image processor {type(processor).__name__} has {sides[0]!r} and {sides[1]!r} as the "
+            "longest edges of max_image_size and size; Idefics3 and SmolVLM need two numbers of pixels"
         )
     tile = _tile(processor)
-    if tile % 2:
+    if tile % 2 or tile > LARGEST:
         raise ValueError(
-            f"model.path: tiles of an odd {tile} pixels would be resized again by every engine; set max_image_size in "
-            "preprocessor_config.json to an even number"
+            f"model.path: tiles of {tile} pixels would be resized again by every engine; set max_image_size in "
+            f"preprocessor_config.json to an even number up to {LARGEST}"
         )
     if max_pixels < tile * tile:
         raise ValueError(

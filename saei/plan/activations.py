@@ -102,7 +102,7 @@ def _one_pass(model: Any, decoder: nn.Module, width: int, dtype: torch.dtype, to
         positions = family.position_ids(torch.zeros(family.axes, 1, tokens, dtype=torch.long))
         decoder(
             inputs_embeds=embeddings * 1,
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             position_ids=positions,
             use_cache=False,
         )
