@@ -169,6 +169,7 @@ beta2 = 0.999              # published: AdamW's own
 warmup_steps = 0           # published
 schedule = "constant"      # published
 max_grad_norm = 1.0        # published
+master_dtype = "float32"   # open: bfloat16 weights alone would lose most updates of this rate
 updates_per_step = 4       # published: 128 problems an update
 pack_tokens = 16384        # ours: tokens of a packed row and pass; changes no number
 

@@ -21,6 +21,7 @@ from saei.doctor.examine import examine
 from saei.pixels import ImageCodec
 from saei.policy import Policy, load_policy
 from saei.views import climb
+from tests.family_models import BUILDERS, build
 
 SMALL = {"rollout.n_clean": 3, "rollout.max_new_tokens": 48, "threads": 1}
 
@@ -88,6 +89,16 @@ def test_the_checks_leave_the_weights_as_they_were(patient, policy):
     list(examine(patient, ["attack", "resume"]))
     assert policy.checksum() == before
     assert all(parameter.requires_grad for parameter in policy.model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_tiny_random_model_of_every_family_passes_all_but_that_it_never_ends(name, tmp_path):
+    settings = {"model.path": str(build(name, tmp_path / name)), "rollout.n_view": 2, "rollout.max_new_tokens": 16}
+    found = {one.check: one for one in examine(made(None, tmp_path, **settings))}
+    assert [check for check, one in found.items() if one.status == "fail"] == ["budget"]
+    assert "completions cut" in found["budget"].figure
+    assert [check for check, one in found.items() if one.status == "not run"] == ["cluster"]
 
 
 # --- red --------------------------------------------------------------------------------------------------------------

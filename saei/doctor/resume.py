@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW
 
 from saei.checkpoint import Cursor, load_checkpoint, save_checkpoint
 from saei.config import (
@@ -22,6 +21,7 @@ from saei.doctor.finding import Finding, failed, passed
 from saei.doctor.patient import Patient
 from saei.evidence import Evidence, score_rollouts
 from saei.exhausted import MEGABYTE
+from saei.master_weights import optimizer_for
 from saei.update import UpdateResult, update_policy
 
 LR = 1e-3
@@ -44,7 +44,7 @@ def check_resume(patient: Patient) -> Finding:
 
 def _saved_and_loaded(patient: Patient) -> Finding:
     policy, update = patient.policy, _updates(patient)
-    optimizer = _optimizer(patient)
+    optimizer = optimizer_for(policy.model, replace(patient.config.optim, lr=LR))
     update(optimizer)
     saved = policy.checksum()
     cursor = Cursor(trial_id="doctor", step=1, updates=1, checksum=saved, state={})
@@ -53,7 +53,6 @@ def _saved_and_loaded(patient: Patient) -> Finding:
         size = sum(path.stat().st_size for path in folder.iterdir()) / MEGABYTE
         straight = update(optimizer)
         straight_sum = policy.checksum()
-        optimizer = _optimizer(patient)
         load_checkpoint(folder, policy.model, optimizer, trial_id="doctor")
     loaded = policy.checksum()
     resumed = update(optimizer)
@@ -77,11 +76,6 @@ def _compared(patient: Patient, figure: str, straight: UpdateResult, resumed: Up
         f"{figure}; the next update is another (gradient norms {straight.grad_norm:.6g} and {resumed.grad_norm:.6g})",
         "the optimizer's states did not come back: do not start a run that may be interrupted",
     )
-
-
-def _optimizer(patient: Patient) -> Any:
-    own = [parameter for parameter in patient.policy.model.parameters() if parameter.requires_grad]
-    return AdamW(own, lr=LR)
 
 
 def _updates(patient: Patient) -> Any:

@@ -9,6 +9,7 @@ import torch
 from saei.config import Config
 from saei.families import family_of
 from saei.identity import model_folder
+from saei.master_weights import master_dtype
 from saei.plan.hours import Hours, expected_hours
 from saei.plan.memory import GIB, Phase, advice, phases
 from saei.plan.shapes import on_meta, stock_config
@@ -61,7 +62,7 @@ def layout_of(config: Config, processes: int) -> Layout:
     compute = getattr(torch, config.model.dtype)
     return Layout(
         compute=compute,
-        master=compute,
+        master=master_dtype(compute, config.optim) or compute,
         parts=processes if config.distributed.strategy == "shard" else 1,
         recompute=config.model.gradient_checkpointing,
         reference=config.loss.kl_coef > 0,
