@@ -2,10 +2,8 @@
 
 import statistics
 
-from saei.data import load_problems
 from saei.doctor.finding import Finding, failed, passed
 from saei.doctor.patient import Patient
-from saei.evaluate import first_problems
 
 LOOKED_AT = 32
 MOST_CUT = 0.5
@@ -14,7 +12,7 @@ MOST_CUT = 0.5
 
 def check_budget(patient: Patient) -> Finding:
     config, policy = patient.config, patient.policy
-    problems = first_problems(load_problems(config.data, config.data.train_split), LOOKED_AT)
+    problems = patient.first(config.data.train_split, LOOKED_AT)
     prompts = [policy.encode(problem) for problem in problems]
     lengths = [len(prompt.token_ids) for prompt in prompts]
     images = [policy.codec.tokens(image) for prompt in prompts for image in prompt.images] or [0]

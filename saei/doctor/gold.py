@@ -1,9 +1,8 @@
 """Does every gold answer count as right when it is given as the answer?"""
 
-from saei.data import load_problems
+from saei.data.golds import gold_against_itself
 from saei.doctor.finding import Finding, failed, passed
 from saei.doctor.patient import Patient
-from saei.evaluate import first_problems
 from saei.reward import Scorer
 
 LOOKED_AT = 200
@@ -17,16 +16,11 @@ def check_gold(patient: Patient) -> Finding:
     parts, worst, named = [], 1.0, ""
     with Scorer(patient.config.reward) as scorer:
         for split in (data.train_split, data.validation_split, data.test_split):
-            problems = first_problems(load_problems(data, split), LOOKED_AT)
-            grades = scorer.grade([f"\\boxed{{{problem.answer}}}" for problem in problems], problems)
-            wrong = [
-                f"{problem.problem_id}: {problem.answer[:60]!r} ({grade.status})"
-                for problem, grade in zip(problems, grades, strict=True)
-                if not grade.accuracy
-            ]
-            parts.append(f"{split} {len(problems) - len(wrong)}/{len(problems)}")
-            if problems and 1 - len(wrong) / len(problems) < worst:
-                worst, named = 1 - len(wrong) / len(problems), f"; first {wrong[0]}"
+            report = gold_against_itself(patient.first(split, LOOKED_AT), scorer)
+            parts.append(f"{split} {report.right}/{report.checked}")
+            if report.share < worst:
+                worst, (problem_id, gold, status) = report.share, report.wrong[0]
+                named = f"; first {problem_id}: {gold[:60]!r} ({status})"
     figure = f"right against themselves: {', '.join(parts)}{named}"
     if worst < ENOUGH:
         return failed(

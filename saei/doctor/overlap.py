@@ -2,10 +2,8 @@
 
 import hashlib
 
-from saei.data import load_problems
 from saei.doctor.finding import Finding, failed, passed
 from saei.doctor.patient import Patient
-from saei.evaluate import first_problems
 from saei.types import Problem
 
 LOOKED_AT = 300
@@ -15,7 +13,7 @@ LOOKED_AT = 300
 def check_overlap(patient: Patient) -> Finding:
     data = patient.config.data
     names = (data.train_split, data.validation_split, data.test_split)
-    splits = {name: [_marks(p) for p in first_problems(load_problems(data, name), LOOKED_AT)] for name in names}
+    splits = {name: [_marks(p) for p in patient.first(name, LOOKED_AT)] for name in names}
     train_figures = {figure for figure, _ in splits[data.train_split] if figure}
     train_problems = set(splits[data.train_split])
     parts, same = [], 0

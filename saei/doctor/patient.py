@@ -40,15 +40,18 @@ class Patient:
 
     @cached_property
     def problems(self) -> list[Problem]:
-        """Raises NotHere where they cannot be loaded: the check `data` says why."""
-        try:
-            data = self.config.data
-            found = first_problems(load_problems(data, data.train_split), self.problems_wanted)
-        except (ValueError, OSError) as error:
-            raise NotHere("the problems could not be loaded (see the check data)") from error
+        """The first ones of the training split."""
+        found = self.first(self.config.data.train_split, self.problems_wanted)
         if not found:
             raise NotHere("the training split has no problem")
         return found
+
+    def first(self, split: str, count: int) -> list[Problem]:
+        """The first problems of a split. Raises NotHere where they cannot be loaded: the check `data` says why."""
+        try:
+            return first_problems(load_problems(self.config.data, split), count)
+        except (ValueError, OSError) as error:
+            raise NotHere("the problems could not be loaded (see the check data)") from error
 
     @cached_property
     def prompts(self) -> list[Prompt]:
