@@ -26,7 +26,8 @@ THREE: dict[str, Any] = {"rollout__problems_per_step": 3, "optim__updates_per_st
 
 
 def sharded(folder: Path, name: str = "saei", **overrides) -> Config:
-    return float64(folder, name, distributed__strategy="shard", checkpoint__every=1, eval__every=0, **overrides)
+    options = {"checkpoint__every": 1, "eval__every": 0, **overrides}
+    return float64(folder, name, distributed__strategy="shard", **options)
 
 
 @pytest.fixture(scope="module")
