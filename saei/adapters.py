@@ -56,7 +56,8 @@ def add_adapter(model: Any, decoder: nn.Module, settings: ModelConfig, seed: int
         inject_adapter_in_model(config, model, _NAME)
     for name, layer in _layers(model):
         if model.dtype in (torch.bfloat16, torch.float16):
-            layer.lora_A[_NAME].float(), layer.lora_B[_NAME].float()
+            for matrix in (layer.lora_A[_NAME], layer.lora_B[_NAME]):
+                matrix.float()
         first = torch.empty(layer.lora_A[_NAME].weight.shape)
         generator = torch_generator(seed, "adapter", name)
         nn.init.kaiming_uniform_(first, a=math.sqrt(5), generator=generator)  # as peft has it
@@ -110,7 +111,10 @@ def save_adapter(model: Any, folder: Path) -> None:
     tree = json.loads((temporary / ADAPTER_CONFIG).read_text())
     tree["target_modules"] = sorted(tree["target_modules"])  # a set in peft: another order in every process
     (temporary / ADAPTER_CONFIG).write_text(json.dumps(tree, indent=1, sort_keys=True))
-    tensors = {_PREFIX + name: value.cpu().contiguous() for name, value in get_peft_model_state_dict(model).items()}
+    tensors = {
+        _PREFIX + name: value.cpu().contiguous()
+        for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
     safetensors.torch.save_file(tensors, str(temporary / _WEIGHTS), {"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
@@ -124,7 +128,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     given = set(safetensors.torch.load_file(str(folder / _WEIGHTS)))
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder))
-        wanted = set(get_peft_model_state_dict(wrapped))
+        wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
         if given != wanted:
             first = min(given ^ wanted)
             raise ValueError(f"its adapter and its model differ in {len(given ^ wanted)} tensors, first {first}")

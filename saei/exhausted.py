@@ -135,9 +135,7 @@ def _of_memory(error: Exception, config: Config) -> str:
     elif files & _PACKED:
         doing, lower = " in attack, scoring or update", packed
         if not config.model.gradient_checkpointing:
-            lower = (
-                f"the memory of a pass with --model.gradient-checkpointing True (the same trial goes on), or {packed}"
-            )
+            lower = f"the memory of a pass with --model.gradient-checkpointing (the same trial goes on), or {packed}"
     own = str(error).strip().splitlines()
     said = f" ({own[0].strip()[:200]})" if own else ""
     return (

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 def recompute_layers(model: nn.Module) -> None:
     """Switch it on in every layer of text decoder and image tower. Raises ValueError where the model has none."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+    model.activation_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
     if not _layers(model):
         raise ValueError(
             f"model.gradient_checkpointing: {type(model).__name__} has no layer that transformers can recompute; "

@@ -108,7 +108,7 @@ def test_dropout_inside_the_layers_stays_as_it_is():
 
 def test_a_model_without_such_layers_is_refused():
     class Plain(nn.Module):
-        def gradient_checkpointing_enable(self, options):
+        def activation_checkpointing_enable(self, options):
             assert options == {"use_reentrant": False}
 
     with pytest.raises(ValueError, match="Plain has no layer that transformers can recompute"):
@@ -117,6 +117,6 @@ def test_a_model_without_such_layers_is_refused():
 
 def test_the_settings_reach_the_model():
     policy = load_policy(ModelConfig(device="cpu", gradient_checkpointing=True, freeze_projector=True), DataConfig())
-    assert policy.model.is_gradient_checkpointing
+    assert policy.model.is_activation_checkpointing
     frozen = [name for name, p in policy.model.named_parameters() if not p.requires_grad]
     assert frozen and all(name.startswith("model.visual.merger.") for name in frozen)
