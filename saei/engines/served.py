@@ -33,7 +33,7 @@ PIXEL_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.016}
 @contextmanager
 def _saving_everywhere(policy: Any) -> Iterator[None]:
     """Inside, `save_pretrained` writes on every process; elsewhere transformers writes on the first alone."""
-    model = getattr(policy, "model", None)
+    model: Any = getattr(policy, "model", None)
     if not hasattr(model, "should_save_on_this_rank"):
         yield
         return
