@@ -50,6 +50,7 @@ RECIPE_7B: dict[str, Any] = {
     "optim.beta2": 0.999,
     "optim.updates_per_step": 4,
     "optim.pack_tokens": 16384,
+    "optim.master_dtype": "float32",  # open: bfloat16 weights alone lose updates of 1e-6
 }
 """NoisyRollout's recipe (methods.md section 2, first column): what SaEI's group size and data sets point to."""
 
