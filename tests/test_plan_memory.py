@@ -76,6 +76,14 @@ def test_a_frozen_tower_takes_no_gradient_and_no_state_and_a_master_is_four_byte
     assert at_rest(model, halves)["weights"] == tower  # the two bytes of what is not trained, halved
 
 
+def test_an_adapter_is_all_that_is_trained_and_is_counted_as_the_loaded_one():
+    config = with_overrides(Config(), {"model.lora_rank": 8})
+    plan = make_plan(config, processes=1, device_gb=80.0)
+    real = load_policy(config.model, config.data).model
+    assert trained(plan.model) == sum(p.numel() for p in real.parameters() if p.requires_grad) > 0
+    assert plan.phases[0].parts["optimizer"] == 8 * trained(plan.model)
+
+
 def test_the_cache_has_the_bytes_of_the_decoders_own_tensors(policy, prompt):
     rows, new_tokens = 5, 70
     with torch.no_grad():

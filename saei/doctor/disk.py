@@ -8,11 +8,8 @@ import torch
 from saei.doctor.finding import Finding, failed, passed
 from saei.doctor.patient import Patient
 from saei.exhausted import MEGABYTE
-from saei.families import family_of
-from saei.plan.settings import layout_of
-from saei.plan.shapes import on_meta, stock_config
-from saei.plan.storage import at_rest, counted
-from saei.policy import freeze_parts
+from saei.plan.settings import layout_of, model_to_train
+from saei.plan.storage import ADAM_STATES, at_rest, counted, trained
 
 TOKEN_BYTES = 12
 """Of a completion's token in the tables: its text, log-prob and entropy, compressed (assumed)."""
@@ -21,10 +18,10 @@ MARGIN = 1.1
 
 def check_disk(patient: Patient) -> Finding:
     config = patient.config
-    stock = stock_config(config.model)
-    model = on_meta(stock, getattr(torch, config.model.dtype))
-    freeze_parts(model, family_of(stock), config.model)
+    model = model_to_train(config)
     checkpoint = sum(at_rest(model, layout_of(config, 1)).values())
+    if config.model.lora_rank:  # of an adapter, its own weights and states alone are kept
+        checkpoint = (1 + ADAM_STATES) * trained(model) * torch.float32.itemsize
     exported = counted(model) * model.dtype.itemsize
     completions = config.steps * config.rollout.problems_per_step * config.group_size
     tables = completions * config.rollout.max_new_tokens * TOKEN_BYTES

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from saei.adapters import add_adapter
 from saei.config import Config
 from saei.families import family_of
 from saei.identity import model_folder
@@ -38,10 +39,8 @@ class Plan:
 
 def make_plan(config: Config, *, processes: int, device_gb: float, work: Workload | None = None) -> Plan:
     """The plan on so many devices of `device_gb` GiB each. Raises ValueError for a model whose shape is not known."""
-    stock = stock_config(config.model)
-    model = on_meta(stock, getattr(torch, config.model.dtype))
-    family = family_of(stock)
-    freeze_parts(model, family, config.model)
+    model = model_to_train(config)
+    stock, family = model.config, family_of(model)
     limits = config.data.min_pixels, config.data.max_pixels
     codec = family.codec(family.processor(_processor_source(config), *limits), stock, *limits)
     work = work or assumed_workload(config, codec)
@@ -55,6 +54,17 @@ def make_plan(config: Config, *, processes: int, device_gb: float, work: Workloa
         hours=expected_hours(config, model, work, processes, recompute=layout.recompute),
         advice=advice(config, found, layout, device_gb * GIB),
     )
+
+
+def model_to_train(config: Config) -> Any:
+    """The model on meta, what is fixed and what is trained of it as the settings say; an adapter is in it."""
+    stock = stock_config(config.model)
+    model, family = on_meta(stock, getattr(torch, config.model.dtype)), family_of(stock)
+    freeze_parts(model, family, config.model)
+    if config.model.lora_rank:
+        with torch.device("meta"):
+            add_adapter(model, family.decoder(model), config.model, config.seed)
+    return model
 
 
 def layout_of(config: Config, processes: int) -> Layout:
