@@ -11,7 +11,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-import saei.rollout
+import saei.engines.completing
 import saei.train
 from saei.config import from_dict
 
@@ -39,7 +39,7 @@ def counted(function, count: int, *, before: bool = False):
 
 def inside_sampling(count: int):
     """The sampler, killed in the middle of decoding during its call number `count`."""
-    original, calls = saei.rollout.sample, 0
+    original, calls = saei.engines.completing.sample, 0
 
     def wrapped(policy, *args, **kwargs):
         nonlocal calls
@@ -54,7 +54,7 @@ def inside_sampling(count: int):
 def main(config_file: str, moment: str, count: int) -> None:
     config = from_dict(json.loads(Path(config_file).read_text()))
     if moment == "sampling":
-        saei.rollout.sample = inside_sampling(count)
+        saei.engines.completing.sample = inside_sampling(count)
     elif moment == "update":
         saei.train.update_policy = counted(saei.train.update_policy, count)
     elif moment == "checkpoint":
