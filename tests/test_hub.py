@@ -100,6 +100,15 @@ def test_pictures_are_decoded_only_when_a_problem_is_asked_for(tmp_path: Path, m
     assert decoded == [picture(2)]
 
 
+def test_another_picture_column_is_looked_at_anew(tmp_path: Path):
+    features = {"wrong": MMK12["image"], "right": MMK12["image"], "q": MMK12["id"], "a": MMK12["id"]}
+    row = {"wrong": {"bytes": b"no picture", "path": None}, "right": image(1), "q": "How many?", "a": "1"}
+    parquet(tmp_path, "train", [row], features)
+    with pytest.raises(ValueError, match="image unreadable: 1"):
+        load_problems(hub(tmp_path, columns=("image=wrong", "question=q", "answer=a")), "train")
+    assert len(load_problems(hub(tmp_path, columns=("image=right", "question=q", "answer=a")), "train")) == 1
+
+
 def test_a_second_start_decodes_nothing_and_changed_files_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = geometry(tmp_path, train=2)
     load_problems(data, "train")

@@ -61,7 +61,8 @@ def _open_split(data: DataConfig, split: str, stamp: str) -> OpenSplit:
     for read in read_rows(table, entry, data, split):
         rows.append(read) if isinstance(read, Row) else skipped.append(read)
     of_row = pictures_of(table, entry)
-    seen = survey(lambda row: of_row(row.number), rows, stamp)
+    looked_at = [entry.columns.get("image"), entry.columns.get("messages"), [row.number for row in rows]]
+    seen = survey(lambda row: of_row(row.number), rows, hashlib.sha256(f"{stamp}{looked_at}".encode()).hexdigest())
     kept: list[tuple[Row, tuple[PictureFacts, ...]]] = []
     for row, pictures in zip(rows, seen, strict=True):
         reason = _unusable(row, pictures, data.text_only)
