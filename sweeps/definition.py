@@ -119,7 +119,7 @@ def arm_config(sweep: Sweep, arm: str, seed: int, settings: Mapping[str, Any]) -
     own = dict(sweep.arms[arm])
     preset = next(
         (name for name, row in PRESETS.items() if own in (dict(row.settings), {**row.settings, **row.published})),
-        "saei",
+        arm if arm in PRESETS and own.keys() >= PRESETS[arm].settings.keys() else "saei",
     )
     return with_overrides(Config(), {**overrides, "preset": preset})
 

@@ -1,7 +1,9 @@
 """A sweep's arms at the scale of a recipe: `run.py methods --recipe recipes/geo3k-7b-saei.toml`. No torch."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from saei.presets import PRESETS
 from saei.recipe import recipe_settings
@@ -9,6 +11,7 @@ from sweeps.definition import Sweep
 
 THE_ARMS_OWN = ("rollout.n_clean", "rollout.n_view", "rollout.plan")
 """What a recipe says of its method, beside all of `view` and `select`: in a sweep the arms say that."""
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 def on_recipe(sweep: Sweep, path: Path) -> Sweep:
@@ -24,7 +27,22 @@ def on_recipe(sweep: Sweep, path: Path) -> Sweep:
         for name, value in settings.items()
         if name not in THE_ARMS_OWN and not name.startswith(("view.", "select."))
     }
+    beside = _methods_on(path, settings)
     published = {frozenset(row.settings.items()): row.published for row in PRESETS.values()}
     arms = {arm: {**own, **published.get(frozenset(own.items()), {})} for arm, own in sweep.arms.items()}
+    for name, row in PRESETS.items():  # NoisyRollout's noise, for one, is published by data set
+        for arm, own in sweep.arms.items():
+            if dict(own) == dict(row.settings):
+                arms[arm] |= {setting: value for setting, value in beside.get(name, {}).items() if setting in own}
     base = {**sweep.base, **host, "flavour": "published", "recipe": str(path)}
     return replace(sweep, base=base, arms=arms)
+
+
+def _methods_on(path: Path, settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Preset -> settings of the recipe for it on the data of the one at `path`, which counts before the project's."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for file in (path, *sorted(RECIPES.glob("*.toml"))):
+        other = recipe_settings(file)
+        if other.get("data.path") == settings.get("data.path") is not None:
+            found.setdefault(str(other.get("preset", "saei")), other)
+    return found

@@ -146,3 +146,14 @@ def test_a_sweep_on_a_recipe_has_its_host_and_its_own_arms():
     differ = {key for key in saei if saei[key] != grpo[key]}
     assert differ == {"plan", "rollout.n_clean", "rollout.n_view", "preset"}
     assert dapo["reward.overlong_buffer"] == 512  # published for 2,048 tokens; 16 is the tiny model's
+
+
+def test_a_sweep_on_a_recipe_has_the_noise_that_is_published_for_its_data():
+    sweep = on_recipe(load_sweep("methods"), FOLDER / "mmk12-7b-saei.toml")
+    arm = flat(arm_config(sweep, "noisyrollout", 1, {}))
+    alone = flat(read_recipe(FOLDER / "mmk12-7b-noisyrollout.toml"))
+    assert (arm["view.noise_level"], arm["view.schedule_slope"], arm["preset"]) == (450, 60.0, "noisyrollout")
+    groups = ("view.", "rollout.", "loss.", "optim.", "data.", "model.", "control.", "advantage.")
+    assert not {key for key in arm if key.startswith(groups) and arm[key] != alone[key]}
+    geometry = on_recipe(load_sweep("methods"), FOLDER / "geo3k-7b-saei.toml")
+    assert flat(arm_config(geometry, "noisyrollout", 1, {}))["view.noise_level"] == 500
