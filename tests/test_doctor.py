@@ -212,6 +212,15 @@ def test_a_checkpoint_that_does_not_come_back_whole_is_red(patient, monkeypatch,
     assert is_red(patient, "resume", figure, "do not start a run")
 
 
+def test_a_model_whose_optimizer_one_gpu_cannot_hold_is_not_called_broken(patient, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(resume, "save_checkpoint", full)
+    found = finding(patient, "resume")
+    assert found.status == "not run" and "this GPU alone cannot hold" in found.figure
+
+
 def test_a_completion_longer_than_the_context_is_red(policy, tmp_path):
     patient = made(policy, tmp_path)
     list(patient.groups)  # sampled at the short length

@@ -17,7 +17,7 @@ from saei.config import (
     ScoreConfig,
     SelectConfig,
 )
-from saei.doctor.finding import Finding, failed, passed
+from saei.doctor.finding import Finding, NotHere, failed, passed
 from saei.doctor.patient import Patient
 from saei.evidence import Evidence, score_rollouts
 from saei.exhausted import MEGABYTE
@@ -35,6 +35,11 @@ def check_resume(patient: Patient) -> Finding:
     before = {name: p.detach().to("cpu", copy=True) for name, p in policy.model.named_parameters() if p.requires_grad}
     try:
         return _saved_and_loaded(patient)
+    except torch.cuda.OutOfMemoryError:
+        raise NotHere(
+            "this GPU alone cannot hold what an update needs (weights, gradients and the optimizer's states, which a "
+            "run on several GPUs shares): try it with a smaller model of the family"
+        ) from None
     finally:
         with torch.no_grad():
             for name, parameter in policy.model.named_parameters():
