@@ -159,6 +159,11 @@ def test_mathvision_reads_as_the_official_code(output, answer):
     assert mathvision.read(output, choice()).answer == answer
 
 
+def test_mathvision_reads_a_number_that_python_cannot():
+    digits = "9" * 5000  # Python refuses to make an integer of more than 4,300
+    assert mathvision.read(f"\\boxed{{{digits}/1}}", choice()).answer == f"{digits}/1"
+
+
 def test_mathvision_accepts_the_letter_and_the_text_of_the_option(pool):
     outputs = ["\\boxed{B}", "\\boxed{20}", "\\boxed{20.001}", "\\boxed{C}", "\\boxed{30}"]
     verdicts = decide(mathvision.MATHVISION, outputs, [choice()] * 5, pool)
@@ -290,6 +295,8 @@ def test_hallusionbench_has_the_official_groups():
     for some in (items, pictured):
         groups = hallusionbench.groups(some, dict.fromkeys(ids, True))
         assert (len(groups["fAcc"]), len(groups["qAcc"])) == (346, 455)
+        apart = {name: len(units) for name, units in groups.items() if name.endswith("pictured")}
+        assert apart == ({"aAcc, pictured": 951, "qAcc, pictured": 455} if some is items else {})
     assert len(pictured) == 951
 
 
@@ -309,6 +316,7 @@ def test_a_pair_or_a_figure_is_right_only_as_a_whole():
     right = {items[0].item_id: False, items[1].item_id: True, items[2].item_id: True}
     groups = hallusionbench.groups(items, right)
     assert sorted(groups["qAcc"].values()) == [0.0, 1.0]  # question 0 is wrong without the picture
+    assert list(groups["qAcc, pictured"].values()) == list(groups["aAcc, pictured"].values()) == [1.0, 1.0]
     assert list(groups["fAcc"].values()) == [1.0]  # figure 0 of VS is no figure
     assert items[0].prompt == "a? You final answer can only be \\boxed{yes} or \\boxed{no}."
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from saei.benchmarks import BENCHMARKS, mathvista
 from saei.benchmarks import judge as judge_module
@@ -160,6 +161,20 @@ def test_text_alone_is_asked_and_a_missing_picture_is_an_error_or_counted(tmp_pa
     assert {"aAcc", "qAcc"} <= {score["name"] for score in result["scores"]}
     with pytest.raises(BadInput, match="no item to ask"):
         main(command(tmp_path / "b", "--benchmark.skip-missing", "--benchmark.no-text-only", names="hallusionbench"))
+
+
+def test_an_item_that_cannot_be_asked_leaves_the_others_their_measures(tmp_path):
+    data = tmp_path / "geometry3k"
+    data.mkdir()
+    (data / "bad.png").write_bytes(b"no picture")
+    Image.new("RGB", (56, 56), "white").save(data / "good.png")
+    rows = [{"id": i, "problem": "1 + 1?", "answer": "2", "images": [f"{i}.png"]} for i in ("good", "bad")]
+    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--benchmark-data", str(tmp_path), "--out", str(tmp_path / "out"), "--benchmark.samples", "4"]
+    assert main(["--model", "tiny", "--benchmarks", "geometry3k", *words, "--rollout.max-new-tokens", "4"]) == 0
+    result = json.loads((tmp_path / "out" / "summary.json").read_text())["benchmarks"]["geometry3k"]
+    assert [score["measure"] for score in result["scores"]] == ["greedy", "mean@4", "pass@2", "pass@4"]
+    assert result["status"]["not asked"] == 1 + 4
 
 
 @real_data

@@ -76,13 +76,20 @@ def judge(output: str, item: Item, ask: Ask) -> tuple[Reading, bool | None]:
 
 
 def groups(items: Sequence[Item], right: Mapping[str, bool]) -> Mapping[str, Mapping[tuple[str, str], float]]:
-    """qAcc and fAcc: {name: {(cluster, unit): 1 where all its questions are right}}."""
+    """qAcc and fAcc: {name: {(cluster, unit): 1 where all its questions are right}}.
+
+    Where questions without a picture are asked, aAcc and qAcc also over those with one, as NoisyRollout and the split
+    `image` have it (951 questions, 455 pairs).
+    """
     scores: dict[str, dict[tuple[str, str], float]] = {"qAcc": {}, "fAcc": {}}
-    for one in items:
-        for name, unit in (("qAcc", one.rule["question"]), ("fAcc", one.rule["figure"])):
-            if unit:
-                key = one.cluster, unit
-                scores[name][key] = min(scores[name].get(key, 1.0), float(right[one.item_id]))
+    pictured = [one for one in items if one.rule["figure"]]
+    some = pictured if len(pictured) < len(items) else []
+    for names, chosen in ((("qAcc", "fAcc", ""), items), (("qAcc, pictured", "", "aAcc, pictured"), some)):
+        for one in chosen:
+            for name, unit in zip(names, (one.rule["question"], one.rule["figure"], one.item_id), strict=True):
+                if name and unit:
+                    of_units, key = scores.setdefault(name, {}), (one.cluster, unit)
+                    of_units[key] = min(of_units.get(key, 1.0), float(right[one.item_id]))
     return scores
 
 

@@ -27,7 +27,7 @@ _SPELLED = (
     ("\\!", ""), ("\\\\", "\\"), ("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""),
     ("^{\\circ}", ""), ("^\\circ", ""), ("\\$", ""), ("$", ""), ("\\%", ""), ("{.", "{0."),
 )  # fmt: skip
-_FRACTION = re.compile(r"(-?\d+)/(-?\d+)", re.ASCII)
+_FRACTION = re.compile(r"(-?\d{1,1000})/(-?\d{1,1000})", re.ASCII)  # Python reads no integer of 4,300 digits
 
 
 def item(row: Mapping[str, Any], style: str) -> Item:

@@ -234,7 +234,7 @@ class _Asker:
             (one, decoding, index, completion)
             for one in asked
             for decoding in decodings
-            for index, completion in enumerate(one.completions.get(decoding) or [None])
+            for index, completion in enumerate(one.completions.get(decoding) or [None] * self._wanted(decoding))
         ]
         texts = [self.policy.decode(done.token_ids) if done else "" for *_, done in flat]
         verdicts = self._decided(benchmark, texts, [one.item for one, *_ in flat])
@@ -242,6 +242,10 @@ class _Asker:
             _row(name, one, decoding, index, done, text, verdict)
             for (one, decoding, index, done), text, verdict in zip(flat, texts, verdicts, strict=True)
         ]
+
+    def _wanted(self, decoding: str) -> int:
+        """Completions of an item; one that cannot be asked has as many rows, or mean@k and pass@k would lose theirs."""
+        return self._evaluation.benchmark.samples if decoding == SAMPLED else 1
 
     def _encoded(self, name: str, loaded: Loaded, number: int) -> _Asked:
         item = loaded.items[number]
