@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor
 
 from saei.families.counted import counted
 from saei.families.family import Family
+from saei.families.pillow import image_processor
 from saei.families.tiles import TileCodec, longest_side
 
 FRAME, GLOBAL = "<fake_token_around_image>", "<global-img>"
@@ -28,10 +28,8 @@ def _decoder(model: Any) -> nn.Module:
 
 
 def _processor(source: Path | str, min_pixels: int, max_pixels: int, **options: Any) -> Any:
-    processor = AutoImageProcessor.from_pretrained(source, **options)
-    return AutoImageProcessor.from_pretrained(
-        source, size={"longest_edge": longest_side(processor, min_pixels, max_pixels)}, **options
-    )
+    processor = image_processor(source, **options)
+    return image_processor(source, size={"longest_edge": longest_side(processor, min_pixels, max_pixels)}, **options)
 
 
 def _image_tokens(codec: Any, image: Tensor, placeholder: int, read: Callable[[str], list[int]]) -> list[int]:

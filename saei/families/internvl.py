@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor
 
 from saei.families.counted import counted
 from saei.families.crops import CropCodec, tile_limits
 from saei.families.family import Family
+from saei.families.pillow import image_processor
 
 START, END = "<img>", "</img>"
 
@@ -29,11 +29,9 @@ def _decoder(model: Any) -> nn.Module:
 
 def _processor(source: Path | str, min_pixels: int, max_pixels: int, **options: Any) -> Any:
     """Tiles are switched on, as the stock processor switches them on for its own calls."""
-    processor = AutoImageProcessor.from_pretrained(source, **options)
+    processor = image_processor(source, **options)
     fewest, most = tile_limits(processor, min_pixels, max_pixels)
-    return AutoImageProcessor.from_pretrained(
-        source, crop_to_patches=True, min_patches=fewest, max_patches=most, **options
-    )
+    return image_processor(source, crop_to_patches=True, min_patches=fewest, max_patches=most, **options)
 
 
 def _image_tokens(codec: Any, image: Tensor, placeholder: int, read: Callable[[str], list[int]]) -> list[int]:

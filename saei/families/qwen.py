@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from transformers import AutoImageProcessor
 
 from saei.families.family import Family, Positions
+from saei.families.pillow import image_processor
 from saei.pixels import ImageCodec
 
 
@@ -27,8 +27,10 @@ def _decoder(model: Any) -> nn.Module:
 
 
 def _processor(source: Path | str, min_pixels: int, max_pixels: int, **options: Any) -> Any:
+    """With the limits under both of their names: the hub's files have the older ones, which the processor prefers."""
+    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    return AutoImageProcessor.from_pretrained(source, size=size, **options)
+    return image_processor(source, size=size, **limits, **options)
 
 
 def _codec(processor: Any, config: Any, min_pixels: int, max_pixels: int) -> ImageCodec:
