@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from saei.adapter_folder import adapter_base
+from saei.adapter_folder import ADAPTER_CONFIG, adapter_base
 from saei.adapters import adapter_parameters, add_adapter, merge_adapter, merged_state
 from saei.attention import implementation
 from saei.config import DataConfig, ModelConfig
@@ -241,8 +241,10 @@ class Policy:
         os.replace(temporary, folder)
 
 
-def load_policy(model: ModelConfig, data: DataConfig, seed: int = 0) -> Policy:
+def load_policy(model: ModelConfig, data: DataConfig, seed: int = 0, held_on: str | None = None) -> Policy:
     """Load the policy that the settings name, in evaluation mode. A new adapter starts from `seed`.
+
+    `held_on`: the device that the weights are put on, where it is not yet the one that will compute, `model.device`.
 
     `model.path` may be an adapter in peft's format: it is added to the weights of the model that it belongs to.
     Raises ValueError, naming `model.path`, for a missing folder, an incomplete one, or a family that is not supported.
@@ -256,7 +258,11 @@ def load_policy(model: ModelConfig, data: DataConfig, seed: int = 0) -> Policy:
         family = supported_family(AutoConfig.from_pretrained(source, **options))
         attention = implementation(model.attention, device)
         loaded = _load_whole(
-            source, dtype=getattr(torch, model.dtype), device_map={"": device}, attn_implementation=attention, **options
+            source,
+            dtype=getattr(torch, model.dtype),
+            device_map={"": held_on or device},
+            attn_implementation=attention,
+            **options,
         )
         if base is not None:
             loaded = merge_adapter(loaded, Path(model.path))
@@ -308,6 +314,11 @@ def _load_whole(source: Path | str, **options: Any) -> Any:
     lost = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if lost:
         raise ValueError(f"{len(lost)} weights are missing or of another shape than config.json says, first {lost[0]}")
+    if adapter_parameters(loaded):
+        raise ValueError(
+            f"its folder holds a model and an adapter, {ADAPTER_CONFIG}, which transformers would add unasked, to "
+            "another model perhaps: keep the adapter in a folder of its own"
+        )
     return loaded
 
 

@@ -23,6 +23,6 @@ class WithoutAdapter(Policy):
             return super().score(*arguments, **options)
 
 
-def reference_policy(policy: Policy, model: ModelConfig, data: DataConfig) -> Policy:
-    """What `policy`, just loaded with these settings, is before its first update, whatever happens to it later."""
-    return WithoutAdapter(policy) if adapter_parameters(policy.model) else load_policy(model, data)
+def reference_policy(policy: Policy, model: ModelConfig, data: DataConfig, held_on: str | None = None) -> Policy:
+    """What `policy`, just loaded with these arguments, is before its first update, whatever happens to it later."""
+    return WithoutAdapter(policy) if adapter_parameters(policy.model) else load_policy(model, data, held_on=held_on)

@@ -201,14 +201,14 @@ def train(config: Config) -> dict[str, float]:
             device = world.device(config.model.device)
             with bad_input(), world.writer_first():
                 sharded = config.distributed.strategy == "shard" and world.size > 1
-                model = replace(config.model, device="cpu" if sharded else device)
+                model, held_on = replace(config.model, device=device), "cpu" if sharded else None
                 training = load_problems(config.data, config.data.train_split)
-                policy = load_policy(model, config.data, config.seed)
+                policy = load_policy(model, config.data, config.seed, held_on)
                 problem_indices(config.seed, 0, config.rollout.problems_per_step, len(training))
                 for split in final_splits(config):  # refused now, not after the last step
                     load_problems(config.data, split)
                 transfer_sets(config)
-                reference = reference_policy(policy, model, config.data) if config.loss.kl_coef else None
+                reference = reference_policy(policy, model, config.data, held_on) if config.loss.kl_coef else None
             with bad_input():
                 if sharded:
                     shard(policy, world, device, master_dtype(policy.model.dtype, config.optim))
