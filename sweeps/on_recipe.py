@@ -15,7 +15,8 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 def on_recipe(sweep: Sweep, path: Path) -> Sweep:
-    """The sweep with the recipe's settings over its base; arms that are presets get what their papers publish for them.
+    """The sweep with the recipe's settings over its base; arms that are presets get what their papers publish for them,
+    or what a recipe for that preset on the same data says in its place.
 
     Raises BadInput for a recipe that cannot be read.
     """
@@ -30,10 +31,10 @@ def on_recipe(sweep: Sweep, path: Path) -> Sweep:
     beside = _methods_on(path, settings)
     published = {frozenset(row.settings.items()): row.published for row in PRESETS.values()}
     arms = {arm: {**own, **published.get(frozenset(own.items()), {})} for arm, own in sweep.arms.items()}
-    for name, row in PRESETS.items():  # NoisyRollout's noise, for one, is published by data set
+    for name, row in PRESETS.items():  # what a recipe has otherwise: NoisyRollout's noise is published by data set
         for arm, own in sweep.arms.items():
             if dict(own) == dict(row.settings):
-                arms[arm] |= {setting: value for setting, value in beside.get(name, {}).items() if setting in own}
+                arms[arm] |= {setting: value for setting, value in beside.get(name, {}).items() if setting in arms[arm]}
     base = {**sweep.base, **host, "flavour": "published", "recipe": str(path)}
     return replace(sweep, base=base, arms=arms)
 
