@@ -22,8 +22,10 @@ from saei.benchmarks.decide import decide
 from saei.benchmarks.judge import JudgeFailed, make_judge
 from saei.benchmarks.record import Kept
 from saei.benchmarks.rows import load_items
+from saei.benchmarks.run import _budget
 from saei.benchmarks.scores import clustered, scored
 from saei.cli import BadInput
+from saei.config import Config, with_overrides
 from saei.evaluate import main
 from saei.graders.pool import WorkerPool
 from saei.settings.benchmarking import BenchmarkConfig, JudgeConfig
@@ -174,7 +176,16 @@ def test_an_item_that_cannot_be_asked_leaves_the_others_their_measures(tmp_path)
     assert main(["--model", "tiny", "--benchmarks", "geometry3k", *words, "--rollout.max-new-tokens", "4"]) == 0
     result = json.loads((tmp_path / "out" / "summary.json").read_text())["benchmarks"]["geometry3k"]
     assert [score["measure"] for score in result["scores"]] == ["greedy", "mean@4", "pass@2", "pass@4"]
-    assert result["status"]["not asked"] == 1 + 4
+    assert result["status"]["not asked"] == 1 + 4 and result["cut"] == 1 + 4
+
+
+def test_budgets_below_the_published_ones_are_told():
+    config = with_overrides(Config(), {"model.path": "some/model"})
+    told = _budget(config)
+    assert "data.max_pixels is 28224 and rollout.max_new_tokens is 64" in told
+    assert "--data.min-pixels 262144 --data.max-pixels 1000000 --rollout.max-new-tokens 2048" in told
+    published = {"data.max_pixels": 1000000, "rollout.max_new_tokens": 2048}
+    assert _budget(with_overrides(config, published)) == _budget(Config()) == ""
 
 
 @real_data

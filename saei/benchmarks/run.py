@@ -35,6 +35,7 @@ from saei.graders.pool import WorkerPool
 from saei.identity import weights_fingerprint
 from saei.metrics import storable
 from saei.policy import Policy, load_policy
+from saei.presets import RECIPE_7B
 from saei.rollout import hash_images
 from saei.schema import GREEDY, SAMPLED
 from saei.settings.benchmarking import BenchmarkConfig, JudgeConfig
@@ -85,6 +86,7 @@ def run_benchmarks(evaluation: Evaluation) -> int:
         weights = weights_fingerprint(evaluation.config.model.path, evaluation.config.model.revision)
         out = Path(evaluation.out or _default_folder(evaluation, settings, weights))
         out.mkdir(parents=True, exist_ok=True)
+    print(_budget(evaluation.config), end="", file=sys.stderr)
     asker = _Asker(evaluation, ask)
     results: dict[str, Any] = {}
     try:
@@ -113,6 +115,17 @@ def run_benchmarks(evaluation: Evaluation) -> int:
     show_scores(results)
     print(f"per item: {out}/<benchmark>/items/*.parquet, all scores: {out / SUMMARY_FILE}")
     return 0
+
+
+def _budget(config: Config) -> str:
+    """A line on what is smaller than in NoisyRollout's evaluation, as the defaults for the tiny model are, or ""."""
+    given = {"data.max_pixels": config.data.max_pixels, "rollout.max_new_tokens": config.rollout.max_new_tokens}
+    small = {name: value for name, value in given.items() if value < RECIPE_7B[name]}
+    if not small or config.model.path == "tiny":
+        return ""
+    flags = " ".join(f"--{name.replace('_', '-')} {RECIPE_7B[name]}" for name in ("data.min_pixels", *given))
+    what = " and ".join(f"{name} is {value}" for name, value in small.items())
+    return f"note: {what}, less than in published evaluations, whose scores need {flags}\n"
 
 
 def _with_published_prompt(evaluation: Evaluation) -> Evaluation:
@@ -318,5 +331,6 @@ def _result(benchmark: Benchmark, loaded: Loaded, rows: Sequence[Mapping[str, An
         "skipped": dict(loaded.skipped),
         "decided_by": counted("decided_by"),
         "status": counted("status"),
+        "cut": sum(row["tokens"] > 0 and not row["finished"] for row in rows),
         "scores": [score.plain() for score in found],
     }

@@ -52,6 +52,9 @@ def _decided(result: Mapping[str, Any]) -> str:
     undecided = result["decided_by"].get("undecided", 0)
     if undecided:
         text += f" ({undecided} undecided, counted wrong; a judge may decide them: --judge.mode ask)"
+    if result["cut"]:
+        total = sum(result["decided_by"].values())
+        text += f"; {result['cut']} of {total} completions were cut at rollout.max_new_tokens"
     failed = {name: count for name, count in result["status"].items() if name not in GRADED}
     if failed:
         text += "; status " + ", ".join(f"{name} {count}" for name, count in failed.items())
