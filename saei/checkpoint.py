@@ -138,5 +138,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Optimizer, *,
         missing, unexpected = safetensors.torch.load_model(model, str(checkpoint / "model.safetensors"), strict=True)
         if missing or unexpected:
             raise CheckpointError(f"{checkpoint}: tensors missing {sorted(missing)}, unexpected {sorted(unexpected)}")
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+    # who keeps a part copies it out of the mapped file: 8 processes would else read all states 8 times into one machine
+    mapped = getattr(optimizer, "copies_a_part", False)
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True, mmap=mapped))
     return cursor

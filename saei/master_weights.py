@@ -63,7 +63,8 @@ def optimizer_for(model: nn.Module, optim: OptimConfig) -> Optimizer:
     """AdamW on all weights of the model that are trained, with master copies if the settings ask for them."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = MasterAdamW if optim.master_dtype == "float32" else AdamW
-    return kind(weights, lr=optim.lr, betas=(0.9, optim.beta2), weight_decay=optim.weight_decay)
+    # weight by weight, as torch does it on a CPU anyway: all at once, a GPU would hold a second copy of all of them
+    return kind(weights, lr=optim.lr, betas=(0.9, optim.beta2), weight_decay=optim.weight_decay, foreach=False)
 
 
 def master_dtype(dtype: torch.dtype, optim: OptimConfig) -> torch.dtype | None:

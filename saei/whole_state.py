@@ -2,7 +2,7 @@
 
 So a checkpoint of any number of processes continues on any other, and the final model is a stock folder. Weights and
 optimizer states are gathered one tensor at a time into the memory of the writer's machine; when reading, each process
-holds the whole there for a moment, and keeps its part.
+holds all weights there for a moment, and copies its part of the states out of their file.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,9 @@ from saei.sharding import part_of, whole_value
 
 class WholeOptimizer:
     """An optimizer whose states are in parts, with the two methods that a checkpoint needs; `state_dict` gathers."""
+
+    copies_a_part = True
+    """What `load_state_dict` is given may lie in a file, which is not read again afterwards."""
 
     def __init__(self, optimizer: Optimizer, *, keep: bool) -> None:
         self._optimizer, self._keep = optimizer, keep
@@ -40,18 +43,18 @@ class WholeOptimizer:
         """Take this process's part of everyone's states."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         parts = {
-            number: {
-                name: part_of(value, parameters[number]) if _has_shape_of(value, parameters[number]) else value
-                for name, value in state.items()
-            }
+            number: {name: _own_part(value, parameters[number]) for name, value in state.items()}
             for number, state in tree["state"].items()
         }
         self._optimizer.load_state_dict(tree | {"state": parts})
 
 
-def _has_shape_of(value: Any, parameter: Tensor) -> bool:
-    """Is it a state of every single weight, and not a count of steps?"""
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape
+def _own_part(value: Any, parameter: Tensor) -> Any:
+    """A copy of this process's part, where it is a state of every single weight, and else (a count of steps) of all."""
+    if not isinstance(value, Tensor):
+        return value
+    of_weights = value.dim() > 0 and value.shape == parameter.shape
+    return (part_of(value, parameter) if of_weights else value).clone()
 
 
 @contextmanager

@@ -106,6 +106,13 @@ def test_freezing_for_an_attack_and_showing_the_copies_leave_the_handing_over_as
     assert layer.weight.grad is None and updated(optimizer)[0].grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["same", "float32"])
+def test_an_update_holds_no_second_copy_of_all_weights(kind):
+    weight = torch.nn.Linear(2, 2).bfloat16()
+    optimizer = optimizer_for(weight, OptimConfig(master_dtype=kind))
+    assert [group["foreach"] for group in optimizer.param_groups] == [False]
+
+
 def test_the_log_says_what_is_trained_and_warns_of_lost_updates():
     model = nn.Sequential(one_weight(1.0), nn.Linear(1000, 2000, bias=False, dtype=torch.bfloat16))
     model[0].requires_grad_(False)
