@@ -100,6 +100,16 @@ def test_pictures_are_decoded_only_when_a_problem_is_asked_for(tmp_path: Path, m
     assert decoded == [picture(2)]
 
 
+@pytest.mark.parametrize(("name", "reason"), [("pipe", "image unreadable: 1"), ("n" * 5000, "image unreadable: 1")])
+def test_a_picture_that_is_a_pipe_or_no_possible_name_is_left_out(tmp_path: Path, name: str, reason: str):
+    os.mkfifo(tmp_path / "pipe")
+    jsonl(tmp_path / "train.jsonl", [{"image": name, "question": "q", "answer": "1", "id": 1}])
+    with pytest.raises(ValueError, match=reason):
+        load_problems(hub(tmp_path, columns=("image=image", "question=question", "answer=answer")), "train")
+    with pytest.raises(ValueError, match="image"):
+        load_problems(DataConfig(source="local", path=str(tmp_path)), "train")
+
+
 def test_another_picture_column_is_looked_at_anew(tmp_path: Path):
     features = {"wrong": MMK12["image"], "right": MMK12["image"], "q": MMK12["id"], "a": MMK12["id"]}
     row = {"wrong": {"bytes": b"no picture", "path": None}, "right": image(1), "q": "How many?", "a": "1"}

@@ -6,6 +6,7 @@ through `saei.data`. Pictures are decoded when an item is asked.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def _reason(pictures: Sequence[Picture], settings: BenchmarkConfig) -> str:
     """Why a row is not asked; empty: it is."""
     if not pictures:
         return "" if settings.text_only else "no picture"
-    return "picture missing" if any(isinstance(one, Path) and not one.is_file() for one in pictures) else ""
+    return "picture missing" if any(isinstance(one, Path) and not os.path.isfile(one) for one in pictures) else ""
 
 
 def _refuse_twins(items: Sequence[Item], where: str) -> None:
@@ -114,7 +115,7 @@ def _from_json(file: Path) -> Rows:
     rows = list(_json_rows(file))
     places = [_paths(row, file.parent) for row in rows]
     digest = hashlib.sha256(file_hash(file).encode())
-    for path in sorted({path for paths in places for path in paths if path.is_file()}):
+    for path in sorted({path for paths in places for path in paths if os.path.isfile(path)}):
         digest.update(file_hash(path).encode())
     return rows, lambda number: list(places[number]), digest.hexdigest(), str(file)
 

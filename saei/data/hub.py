@@ -8,6 +8,7 @@ pictures are decoded again when a problem is asked for, so a set of any size cos
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -235,7 +236,7 @@ def content_stamp(data: DataConfig, split: str) -> str:
         return stamp
     digest = hashlib.sha256(stamp.encode())
     for file in _picture_files(data, split, stamp):
-        digest.update((file_hash(file) if file.is_file() else "missing").encode())
+        digest.update((file_hash(file) if os.path.isfile(file) else "missing").encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ row and field, not in the middle of a run.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +203,7 @@ def pictures_of(file: Path, rows: list[dict[str, Any]]) -> list[tuple[PictureFac
 def _content(file: Path, rows: list[dict[str, Any]]) -> str:
     """sha256 (hex) over a JSONL and the images that `rows` of it name."""
     paths = [file.parent / row["image"] for row in rows]
-    hashes = [file_hash(path) if path.is_file() else "missing" for path in (file, *paths)]
+    hashes = [file_hash(path) if os.path.isfile(path) else "missing" for path in (file, *paths)]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
@@ -236,6 +237,6 @@ def fingerprint(data: DataConfig) -> str:
         digest.update(split.encode() + b"\0" + bytes.fromhex(file_hash(file)))
         for row in read_rows(file):
             path = file.parent / row["image"]
-            if path.is_file():
+            if os.path.isfile(path):
                 digest.update(bytes.fromhex(file_hash(path)) + (b"turned" if is_turned(path) else b""))
     return digest.hexdigest()

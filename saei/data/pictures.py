@@ -3,6 +3,7 @@
 File extensions lie, so Pillow decides what a file is. Every picture that a policy sees passes through `decode`.
 """
 
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +32,8 @@ def open_picture(encoded: Encoded) -> Image.Image:
 
     Raises BadPicture for one that is missing, not an image, of more than LARGEST_PIXELS, or longer than 200 : 1.
     """
+    if isinstance(encoded, Path) and os.path.exists(encoded) and not os.path.isfile(encoded):
+        raise BadPicture("image unreadable", "it is no file")  # opening a pipe would wait for ever
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
