@@ -67,11 +67,11 @@ class Shards:
         They are of the type of passes, or `as_kept`; on `device`, if not where their parts are. Not `everywhere`: on
         the writer alone, for the others the model stays empty. No process waits for another at the end.
         """
-        if self._depth == 0:
-            with self.world.hearing():
-                self._fill(as_kept, device, everywhere or self.world.is_writer)
         self._depth += 1
         try:
+            if self._depth == 1:
+                with self.world.hearing():
+                    self._fill(as_kept, device, everywhere or self.world.is_writer)
             yield self.plain
         finally:
             self._depth -= 1
