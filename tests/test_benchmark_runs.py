@@ -280,6 +280,16 @@ def test_a_benchmark_that_is_not_there_is_named(tmp_path):
         load_items("mathvision", BENCHMARKS["mathvision"], BenchmarkConfig(split="test"), str(tmp_path))
 
 
+def test_a_benchmark_without_hub_and_folder_names_its_own_flag(monkeypatch):
+    def offline(*_):
+        raise ValueError("it cannot be loaded. Without a hub, point --data.path at a copy of its files")
+
+    monkeypatch.setattr("saei.benchmarks.rows.open_table", offline)
+    with pytest.raises(ValueError, match=r"be loaded. Without a hub: --benchmark-data DIR, .* DIR/mmk12 or") as told:
+        load_items("mmk12", BENCHMARKS["mmk12"], BenchmarkConfig(), "")
+    assert "--data.path" not in str(told.value)
+
+
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 

@@ -151,12 +151,19 @@ def _none(number: int) -> list[Picture]:
 
 def _from_tables(name: str, benchmark: Benchmark, settings: BenchmarkConfig, folder: Path | None) -> Rows:
     entry = catalog()[name]
+    own = " or ".join(f"DIR/{one}" for one in benchmark.folders)
     data = DataConfig(source="hub", path=str(folder) if folder else benchmark.hub, dataset=name)
     rows: list[Mapping[str, Any]] = []
     of_rows: list[Callable[[], list[Picture]]] = []
     stamps: list[str] = []
     for split in (settings.split,) if settings.split else benchmark.splits:
-        table = open_table(data, entry, split)
+        try:
+            table = open_table(data, entry, split)
+        except ValueError as error:
+            if folder:
+                raise
+            reason = str(error).partition("Without a hub,")[0].strip()
+            raise ValueError(f"{reason} Without a hub: --benchmark-data DIR, with its files in {own}") from error
         apart = set(picture_columns(table, entry))
         plain = table.rows.select_columns([column for column in table.rows.column_names if column not in apart])
         pictured = entry.columns.get("image") in table.rows.column_names
