@@ -413,6 +413,7 @@ def stop():
         ({"top_k": 50}, "top_k=50"),
         ({"repetition_penalty": 1.1}, "repetition_penalty=1.1"),
         ({"min_p": 0.1}, "min_p=0.1"),
+        ({"off_policy_mask_threshold": 0.5}, "drop completions because their image was moved"),
         ({"tools": [len]}, "tools"),
         ({"_is_vlm": False}, "image processor"),
         ({"accelerator": SimpleNamespace(num_processes=2)}, "2 processes"),

@@ -74,6 +74,12 @@ def check_trainer(trainer: Any, group_size: int) -> None:
         f"{trainer.accelerator.num_processes} processes: sampling inside TRL runs on one; launch with one process, or "
         "use saei.train, which shares a step among processes",
     )
+    require(
+        trainer.off_policy_mask_threshold is None,
+        f"GRPOConfig(off_policy_mask_threshold={trainer.off_policy_mask_threshold!r}) would compare log-probs on the "
+        "image that was sampled on with those on the clean one, and drop completions because their image was moved; "
+        "leave it at None",
+    )
     columns = set(getattr(trainer.train_dataset, "column_names", None) or ())
     require(
         not columns & set(COLUMNS),
