@@ -31,7 +31,7 @@ from saei.rendezvous import Place
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-WAIT_S = 900
+WAIT_S = 2400
 """Seconds that processes wait for each other inside a step. A process that ends is noticed at once, without this."""
 LINGER_S = 5
 """Seconds that the process which keeps the store stays for the others to read why it ends."""

@@ -157,3 +157,10 @@ def test_a_sweep_on_a_recipe_has_the_noise_that_is_published_for_its_data():
     assert not {key for key in arm if key.startswith(groups) and arm[key] != alone[key]}
     geometry = on_recipe(load_sweep("methods"), FOLDER / "geo3k-7b-saei.toml")
     assert flat(arm_config(geometry, "noisyrollout", 1, {}))["view.noise_level"] == 500
+
+
+def test_a_recipe_that_changes_the_attack_is_no_base_of_a_sweep_whose_arms_are_named_for_the_default(tmp_path):
+    text = (FOLDER / "geo3k-3b-saei.toml").read_text().replace('step_size = "2/255"', 'step_size = "3/255"')
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(BadInput, match=r"it sets view.step_size to 3.*give --set view.step_size=3"):
+        on_recipe(load_sweep("step_size"), tmp_path / "mine.toml")
