@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -48,7 +49,8 @@ def test_tasks_share_the_trials_and_a_warned_one_loses_nothing(slurm: Lab, tmp_p
     assert Counter(line.split(":")[0] for line in told().splitlines() if line.startswith("taking ")) == {
         f"taking grpo seed {run.name[-1]}": 2 if run == warned else 1 for run in runs()
     }
-    assert "nothing left to take: all 2 trials are finished" in told()
+    # the third task comes when the other two have ended, or while one of them still trains
+    assert re.search(r"nothing left to take: (all 2|1 of 2) trials are finished", told())
     assert "continuing from step" in (warned / schema.LOG_FILE).read_text()
     plan = json.loads((results / "tsec_ratio" / schema.PLAN_FILE).read_text())
     assert {entry["trial_id"] for entry in plan["trials"]} == {run.name for run in runs()}
