@@ -33,8 +33,12 @@ class MasterAdamW(AdamW):
         self.pairs = [(w, m) for w, m in zip(weights, masters, strict=True) if w is not m]
         """(weight, its master copy)."""
         super().__init__(masters, **settings)
-        for weight, master in self.pairs:
-            weight.register_post_accumulate_grad_hook(partial(_hand_over, master))
+        self._hooks = [w.register_post_accumulate_grad_hook(partial(_hand_over, m)) for w, m in self.pairs]
+
+    def let_go(self) -> None:
+        """Leave the weights their gradients, for whoever uses the model after this optimizer."""
+        for hook in self._hooks:
+            hook.remove()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

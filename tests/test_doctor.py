@@ -91,6 +91,35 @@ def test_the_checks_leave_the_weights_as_they_were(patient, policy):
     assert all(parameter.requires_grad for parameter in policy.model.parameters())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"model.freeze_vision": True, "model.gradient_checkpointing": True}, {"model.lora_rank": 4}],
+    ids=["recipe", "adapter"],
+)
+def test_bfloat16_weights_with_master_copies_resume_and_the_model_keeps_its_gradients(tmp_path, settings):
+    narrow = {"model.dtype": "bfloat16", "optim.master_dtype": "float32", "rollout.max_new_tokens": 8}
+    patient = made(None, tmp_path, **narrow, **settings)
+    patient.problems_wanted = 1
+    for found in examine(patient, ["resume", "resume"]):
+        assert "bit for bit" in found.figure, found
+    weight = next(p for p in patient.policy.model.parameters() if p.requires_grad)
+    weight.sum().backward()
+    assert weight.grad is not None
+
+
+def test_a_master_copy_that_does_not_come_back_is_red(tmp_path, monkeypatch):
+    narrow = {"model.dtype": "bfloat16", "optim.master_dtype": "float32", "rollout.max_new_tokens": 8}
+    load = resume.load_checkpoint
+
+    def rounded(folder, model, optimizer, **names):
+        load(folder, model, optimizer, **names)
+        for parameter in model.parameters():
+            parameter.data.copy_(parameter.data.bfloat16())
+
+    monkeypatch.setattr(resume, "load_checkpoint", rounded)
+    assert is_red(made(None, tmp_path, **narrow), "resume", "saved,", "the weights that come back are others")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_tiny_random_model_of_every_family_passes_all_but_that_it_never_ends(name, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from saei.checkpoint import Cursor, load_checkpoint, save_checkpoint
 from saei.config import (
@@ -21,7 +22,8 @@ from saei.doctor.finding import Finding, NotHere, failed, passed
 from saei.doctor.patient import Patient
 from saei.evidence import Evidence, score_rollouts
 from saei.exhausted import MEGABYTE
-from saei.master_weights import optimizer_for
+from saei.master_weights import MasterAdamW, masters_in_place, optimizer_for
+from saei.policy import Policy
 from saei.update import UpdateResult, update_policy
 
 LR = 1e-3
@@ -48,25 +50,41 @@ def check_resume(patient: Patient) -> Finding:
 
 
 def _saved_and_loaded(patient: Patient) -> Finding:
+    optimizer = optimizer_for(patient.policy.model, replace(patient.config.optim, lr=LR))
+    try:
+        return _with(optimizer, patient)
+    finally:
+        if isinstance(optimizer, MasterAdamW):
+            optimizer.let_go()
+
+
+def _with(optimizer: Optimizer, patient: Patient) -> Finding:
     policy, update = patient.policy, _updates(patient)
-    optimizer = optimizer_for(policy.model, replace(patient.config.optim, lr=LR))
     update(optimizer)
-    saved = policy.checksum()
+    saved = _checksum(policy, optimizer)
     cursor = Cursor(trial_id="doctor", step=1, updates=1, checksum=saved, state={})
     with tempfile.TemporaryDirectory(prefix="saei-doctor-") as place:
-        folder = save_checkpoint(Path(place), policy.model, optimizer, cursor, keep=1)
+        with masters_in_place(optimizer):  # as the trainer saves and loads
+            folder = save_checkpoint(Path(place), policy.model, optimizer, cursor, keep=1)
         size = sum(path.stat().st_size for path in folder.iterdir()) / MEGABYTE
         straight = update(optimizer)
-        straight_sum = policy.checksum()
-        load_checkpoint(folder, policy.model, optimizer, trial_id="doctor")
-    loaded = policy.checksum()
+        straight_sum = _checksum(policy, optimizer)
+        with masters_in_place(optimizer):
+            load_checkpoint(folder, policy.model, optimizer, trial_id="doctor")
+    loaded = _checksum(policy, optimizer)
     resumed = update(optimizer)
     figure = f"checkpoint of {size:,.1f} MB; checksum {saved} saved, {loaded} loaded"
     if loaded != saved:
         return failed(figure, "the weights that come back are others: do not start a run that may be interrupted")
     if straight_sum == saved:
         return failed(f"{figure}; an update moved no weight", "every weight is frozen, or gradients are 0")
-    return _compared(patient, figure, straight, resumed, straight_sum == policy.checksum())
+    return _compared(patient, figure, straight, resumed, straight_sum == _checksum(policy, optimizer))
+
+
+def _checksum(policy: Policy, optimizer: Optimizer) -> str:
+    """Of the weights as a checkpoint keeps them: their master copies, where there are any."""
+    with masters_in_place(optimizer):
+        return policy.checksum()
 
 
 def _compared(patient: Patient, figure: str, straight: UpdateResult, resumed: UpdateResult, equal: bool) -> Finding:
