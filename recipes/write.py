@@ -13,7 +13,7 @@ HEAD = """\
 # {method} on {data}, {model}.
 #
 #   python -m saei.plan {name}            memory, hours and the sbatch command
-#   python -m saei.doctor --recipe {name} --problems 4
+#   python -m saei.doctor --recipe {name} --problems 4 --gpus 8 --gpu-gb 80
 #   python -m saei.train --recipe {name} --seed 0 --out results/manual/{stem}-s0
 #
 # "Published" is NoisyRollout's recipe (paper and code), the host that SaEI's 6 + 6 completions and data sets point to;

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import saei.doctor.memory as memory
 import saei.doctor.resume as resume
 from saei.config import Config, with_overrides
 from saei.decoder import RowDecoder
@@ -270,7 +271,25 @@ def test_a_full_disk_is_red(patient, monkeypatch):
 
 def test_a_device_too_small_for_the_plan_is_red(patient):
     patient.device_gb = 0.5
-    assert is_red(patient, "memory", "(reckoned, not measured), of 0.5 GiB", "--model.gradient-checkpointing True")
+    assert is_red(patient, "memory", "(reckoned, not measured), of 0.5 GiB", "--model.gradient-checkpointing; or")
+
+
+def test_a_run_that_shares_its_weights_says_which_flags_are_missing_where_one_device_is_too_small(
+    policy, tmp_path, monkeypatch
+):
+    patient = made(policy, tmp_path, **{"distributed.strategy": "shard"})
+    patient.device_gb = 0.5
+    assert is_red(patient, "memory", "of 0.5 GiB (--gpu-gb)", "say which GPUs will share this run")
+    assert finding(patient, "memory").cure.endswith("such as --gpus 8")
+    patient.processes = 2  # all was said, and it is too small
+    assert is_red(patient, "memory", "of 0.5 GiB (--gpu-gb), on each of 2", "more GPUs")
+    monkeypatch.setattr(memory, "_device", lambda _: (0.5, "free in this machine"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    patient.processes, patient.device_gb = 1, None
+    assert finding(patient, "memory").cure.endswith("such as --gpus 8 --gpu-gb 80")
+    patient.device_gb, patient.processes = 64.0, 1
+    monkeypatch.undo()
+    assert finding(patient, "memory").status == "pass"
 
 
 def test_a_profile_with_an_unknown_key_is_red_and_a_sound_one_green(patient, tmp_path):

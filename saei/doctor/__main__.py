@@ -1,6 +1,6 @@
 """Is a run ready to be queued? Checks of model, data, packing, sampler, attack, checkpoint, memory, disk and cluster.
 
-    python -m saei.doctor --recipe recipes/geo3k-3b-saei.toml --problems 4 --cluster slurm/cluster.toml
+    python -m saei.doctor --recipe recipes/geo3k-3b-saei.toml --gpus 8 --gpu-gb 80 --cluster slurm/cluster.toml
     python -m saei.doctor --preset saei --only packed sampler
 
 Exit codes: 0 go on, 1 a check failed, 2 bad input.
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with bad_input():
         command, rest = tyro.cli(DoctorCommand, args=words, prog="python -m saei.doctor", return_unknown_args=True)
-        config = train_command_line(rest)
+        config = train_command_line(rest, prog="python -m saei.doctor")
     if config is None:
         return 0
     import torch

@@ -17,9 +17,25 @@ def check_memory(patient: Patient) -> Finding:
     figure = f"{most}, of {size:.1f} GiB {name}"
     if torch.cuda.is_available():
         figure += f"; measured so far: {torch.cuda.max_memory_allocated() / GIB:.2f} GiB at the peak of these checks"
+    if patient.processes > 1:
+        figure += f", on each of {patient.processes}"
     if plan.advice:
-        return failed(figure, plan.advice[0].partition(": ")[2])
+        return failed(figure, _not_said(patient) or plan.advice[0].partition(": ")[2])
     return passed(figure)
+
+
+def _not_said(patient: Patient) -> str:
+    """The flags that say which GPUs will share the run, as far as they are missing: without them it was held against
+    what is here.
+    """
+    if patient.config.distributed.strategy != "shard":
+        return ""
+    flags = ["--gpus 8"] if patient.processes == 1 else []
+    if patient.device_gb is None and not torch.cuda.is_available():
+        flags.append("--gpu-gb 80")
+    if not flags:
+        return ""
+    return f"say which GPUs will share this run (distributed.strategy is shard), such as {' '.join(flags)}"
 
 
 def _device(patient: Patient) -> tuple[float, str]:

@@ -134,11 +134,11 @@ def _cures(config: Config, phase: Phase, layout: Layout) -> list[str]:
     cures = []
     if phase.name in ("attack", "scoring", "update"):
         if phase.parts.get("decoder activations") and not layout.recompute:
-            cures.append("--model.gradient-checkpointing True")
+            cures.append("--model.gradient-checkpointing")
         cures.append(f"--optim.pack-tokens {max(256, config.optim.pack_tokens // 2)}")
     if phase.name == "sampling":
         cures.append(f"--rollout.batch-rows {max(1, config.rollout.batch_rows // 2)}")
-    if layout.parts == 1:
+    if config.distributed.strategy != "shard":
         cures.append("--distributed.strategy shard on several GPUs")
     else:
         cures.append("more GPUs")
