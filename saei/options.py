@@ -69,18 +69,18 @@ def check_names(config: Config) -> None:
             check_attacks(config.eval.attacks, config.eval.attack_levels)
 
 
-def train_command_line(arguments: Sequence[str] | None = None) -> Config | None:
+def train_command_line(arguments: Sequence[str] | None = None, *, prog: str = "python -m saei.train") -> Config | None:
     """The config that the arguments ask for; None after `--list-presets`.
 
     `--preset NAME` and `--flavour published`, or `--recipe FILE`, set the defaults of all other settings, wherever they
-    stand.
+    stand. `prog` is the command whose help an error names.
     """
     words = [_unalias(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if "--list-presets" in words:
         list_presets(_value_of("--preset", words, ""))
         return None
     default = _named_default(words)
-    config = checked_command_line(Config, words, prog="python -m saei.train", default=default)
+    config = checked_command_line(Config, words, prog=prog, default=default)
     check_names(config)
     _refuse_idle_view(config)
     return replace(config, preset=default.preset, flavour=default.flavour)

@@ -26,8 +26,8 @@ def read_recipe(path: Path) -> Config:
     Raises BadInput naming the file and the key for a file that is not there or no TOML, an unknown setting, a value of
     the wrong type, or a combination that the config refuses.
     """
+    settings = recipe_settings(path)
     try:
-        settings = recipe_settings(path)
         named = settings.pop("preset", "saei"), settings.pop("flavour", "tiny")
         config = with_overrides(preset(*named), settings)
     except ValueError as error:
@@ -37,7 +37,7 @@ def read_recipe(path: Path) -> Config:
 
 
 def recipe_settings(path: Path) -> dict[str, Any]:
-    """What the file says, as dotted settings with values of the settings' types. Raises BadInput or ValueError."""
+    """What the file says, as dotted settings with values of their types. Raises BadInput naming file and key."""
     try:
         tree = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -47,7 +47,10 @@ def recipe_settings(path: Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
-    return {name: _value(name, value) for name, value in flat.items()}
+    try:
+        return {name: _value(name, value) for name, value in flat.items()}
+    except ValueError as error:
+        raise BadInput(f"--recipe {path}: {error}") from error
 
 
 def _value(name: str, value: Any) -> Any:

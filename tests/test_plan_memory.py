@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.optim import AdamW
 
+from saei.cli import BadInput
 from saei.config import Config, DataConfig, ModelConfig, with_overrides
 from saei.data import load_problems
 from saei.decoder import Prefix, RowDecoder, prefill
@@ -144,8 +145,25 @@ def test_a_plan_says_that_nothing_is_measured_and_what_to_change_where_it_does_n
     assert said.count("NOT MEASURED") == 2  # beside the memory and beside the hours
     assert "DOES NOT FIT: update needs" in said
     assert "--optim.pack-tokens 8192" in said
+    assert "sbatch" not in said and "sweeps/run.py" not in said
+    assert main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["sbatch"] == ""
+
+
+def test_a_plan_that_fits_ends_with_the_command_that_submits_it(capsys):
+    words = ["recipes/geo3k-3b-grpo.toml", "--gpus", "4", "--gpu-gb", "80", "--seed", "7"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
     assert "python -u -m saei.train --recipe recipes/geo3k-3b-grpo.toml --seed 7 --out results/manual/" in said
     assert "--ntasks-per-node=4" in said
+
+
+def test_several_recipes_and_what_is_no_flag_are_refused_in_the_name_of_the_plan(capsys):
+    with pytest.raises(BadInput, match=r"saei\.plan takes one recipe at a time, got 3: a\.toml, b\.toml, \.\.\."):
+        main(["a.toml", "b.toml", "c.toml", "--gpus", "8"])
+    with pytest.raises(SystemExit):
+        main(["recipes/geo3k-3b-grpo.toml", "--gpus", "8", "b.toml"])
+    assert "python -m saei.plan --help" in capsys.readouterr().err
 
 
 def test_a_plan_that_fits_ends_with_code_0_and_is_json_on_request(capsys):

@@ -1,5 +1,6 @@
 """The recipes that come with the project: the published numbers, how siblings differ, and what a bad file is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,12 @@ def test_the_files_are_those_that_the_tables_make_and_say_everything():
         assert not missing - {"recipe", "out", "plan", "flavour"}, name
 
 
+def test_the_doctors_line_of_a_recipe_says_which_gpus_will_share_the_run():
+    for text in texts().values():
+        assert 'strategy = "shard"' in text
+        assert re.search(r"saei\.doctor --recipe recipes/\S+ --problems 4 --gpus 8 --gpu-gb 80\n", text)
+
+
 def test_a_flag_changes_a_recipe_and_the_run_says_which_recipe_it_was(capsys):
     path = FOLDER / "geo3k-7b-saei.toml"
     words = ["--recipe", str(path), "--data.source", "digits", "--optim.lr", "2e-6", "--seed", "3"]
@@ -163,4 +170,10 @@ def test_a_recipe_that_changes_the_attack_is_no_base_of_a_sweep_whose_arms_are_n
     text = (FOLDER / "geo3k-3b-saei.toml").read_text().replace('step_size = "2/255"', 'step_size = "3/255"')
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(BadInput, match=r"it sets view.step_size to 3.*give --set view.step_size=3"):
+        on_recipe(load_sweep("step_size"), tmp_path / "mine.toml")
+
+
+def test_a_typo_in_the_recipe_of_a_sweep_is_refused_by_file_and_key(tmp_path):
+    (tmp_path / "mine.toml").write_text("stepps = 3")
+    with pytest.raises(BadInput, match=r"--recipe .*mine\.toml: unknown setting stepps: did you mean steps\?"):
         on_recipe(load_sweep("step_size"), tmp_path / "mine.toml")

@@ -1,4 +1,4 @@
-"""Memory, hours and sbatch command of a run that has not begun: reckoned, not measured.
+"""Memory, hours and, where it fits, sbatch command of a run that has not begun: reckoned, not measured.
 
     python -m saei.plan recipes/geo3k-7b-saei.toml --gpus 8 --gpu-gb 80
     python -m saei.plan --preset saei --flavour published [any setting of the trainer]
@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Annotated
 
 import tyro
@@ -23,7 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saei.cli import bad_input, run_main
+from saei.cli import BadInput, bad_input, run_main
 from saei.config import Config
 from saei.options import train_command_line
 from saei.plan.hours import assumptions
@@ -61,11 +62,17 @@ class PlanCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-"):
+    recipes = list(takewhile(lambda word: not word.startswith("-"), words))
+    if len(recipes) > 1:
+        raise BadInput(
+            f"python -m saei.plan takes one recipe at a time, got {len(recipes)}: {recipes[0]}, {recipes[1]}"
+            + (", ..." if len(recipes) > 2 else "")
+        )
+    if recipes:
         words[:1] = ["--recipe", words[0]]
     with bad_input():
         command, rest = tyro.cli(PlanCommand, args=words, prog="python -m saei.plan", return_unknown_args=True)
-        config = train_command_line(rest)
+        config = train_command_line(rest, prog="python -m saei.plan")
     if config is None:
         return 0
     with bad_input():
@@ -93,6 +100,8 @@ def _print(config: Config, plan: Plan, command: PlanCommand, words: list[str]) -
         f"evaluation {plan.hours.evaluation:.1f} h"
     )
     console.print(f"  {assumptions()}.")
+    if plan.advice:
+        return
     console.print("\nOne run (a job that ends at its limit has a checkpoint: submit the same again to go on):\n")
     console.print(_sbatch(config, plan, command, words), markup=False)
     if config.recipe:
@@ -136,7 +145,7 @@ def _print_json(config: Config, plan: Plan, command: PlanCommand, words: list[st
         "hours": asdict(plan.hours) | {"total": plan.hours.total, "assumptions": assumptions()},
         "fits": not plan.advice,
         "advice": plan.advice,
-        "sbatch": _sbatch(config, plan, command, words),
+        "sbatch": "" if plan.advice else _sbatch(config, plan, command, words),
     }
     print(json.dumps(tree, indent=1))
 
