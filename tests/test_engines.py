@@ -19,7 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
+from saei.cli import BadInput
 from saei.config import Config, with_overrides
+from saei.engines import served
 from saei.engines.frames import Ended, Nonsense, Silent, receive, send
 from saei.engines.options import engine_environment, engine_options
 from saei.engines.process import EngineLost, EngineRefused
@@ -259,8 +261,20 @@ def test_progress_gives_an_engine_time(tmp_path):
 def test_a_python_that_is_not_there_is_named(tmp_path):
     with closing(rote_engine(tmp_path)) as engine:
         engine._rollout = replace(engine._rollout, engine_python="/nowhere/python")
-        with pytest.raises(EngineRefused, match=r"rollout\.engine_python '/nowhere/python' cannot be started"):
+        with pytest.raises(BadInput, match=r"rollout\.engine_python '/nowhere/python' cannot be started"):
             engine.hand_over(rote_policy(), 0)
+
+
+def test_a_python_without_the_engine_is_told_in_one_sentence_where_to_get_one(tmp_path, monkeypatch):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    with closing(rote_engine(tmp_path)) as engine:
+        engine._rollout = replace(engine._rollout, engine="vllm", engine_python=python)
+        monkeypatch.setitem(served.WORKERS, "vllm", served.VLLM)
+        with pytest.raises(BadInput, match="that Python has no vllm: make vllm-env makes such an") as told:
+            engine.hand_over(rote_policy(), 0)
+        assert "\n" not in str(told.value)
+        assert engine._restarts == engine._rollout.engine_restarts
 
 
 def test_closing_ends_what_the_engine_started_too(tmp_path):

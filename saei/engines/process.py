@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saei.cli import Told
+from saei.cli import BadInput, Told
 from saei.engines.frames import Ended, Nonsense, Silent, receive, send
 
 LOG_FILE = "engine.log"
@@ -34,11 +34,14 @@ class EngineRefused(Told):
 @dataclass(frozen=True, slots=True)
 class Worker:
     """A module that serves an engine. `alone`: it needs no package of ours but those files of this folder that need
-    nothing but the standard library, and its environment sees no more than these.
+    nothing but the standard library, and its environment sees no more than these. Without `package` in its Python it
+    does not start, and `cure` says where to get one.
     """
 
     module: str
     alone: bool = True
+    package: str = ""
+    cure: str = ""
 
 
 _FOR_WORKERS = ("__init__", "frames", "watch", "worker", "vllm_worker")
@@ -48,7 +51,7 @@ class EngineProcess:
     """A running worker. Every method that talks to it ends it before it raises."""
 
     def __init__(self, python: str, worker: "Worker", folder: Path, environment: Mapping[str, str]) -> None:
-        """Start `worker` with `folder` for its log. Raises EngineRefused where the Python is not there."""
+        """Start `worker` with `folder` for its log. Raises BadInput where the Python is not there."""
         self.log = folder / LOG_FILE
         ours, theirs = socket.socketpair()
         command = [python, "-m", worker.module, str(theirs.fileno()), str(os.getpid()), str(folder)]
@@ -65,14 +68,14 @@ class EngineProcess:
                 )
             except OSError as error:
                 ours.close()
-                raise EngineRefused(f"rollout.engine_python {python!r} cannot be started: {error}") from error
-        self._connection = ours
+                raise BadInput(f"rollout.engine_python {python!r} cannot be started: {error}") from error
+        self._connection, self._python, self._worker = ours, python, worker
 
     def ask(self, message: dict[str, Any], limit_s: float, between: Callable[[], None]) -> dict[str, Any]:
         """Send a message and return its reply; reports of progress on the way each give the engine `limit_s` more.
 
         Raises EngineLost when the engine is gone or silent for `limit_s` seconds, EngineRefused for an error of its
-        own and for what is no message.
+        own and for what is no message, BadInput where its Python lacks the engine's package.
         """
         try:
             send(self._connection, message, limit_s)
@@ -96,6 +99,11 @@ class EngineProcess:
             raise
         if reply.get("kind") == "error":
             self.end()
+            if self._worker.package and reply.get("missing") == self._worker.package:
+                raise BadInput(
+                    f"rollout.engine_python {self._python!r}: that Python has no {self._worker.package}: "
+                    f"{self._worker.cure}"
+                )
             raise EngineRefused(f"the rollout engine: {str(reply.get('message'))[:4000]}{self._last_lines()}")
         return reply
 

@@ -24,7 +24,12 @@ from saei.settings.sampling import RolloutConfig
 from saei.sharding import whole
 from saei.types import Prompt, SampleRequest
 
-WORKERS: dict[str, Worker] = {"vllm": Worker("saei.engines.vllm_worker")}
+VLLM = Worker(
+    "saei.engines.vllm_worker",
+    package="vllm",
+    cure="make vllm-env makes such an environment, whose Python is .venv-vllm/bin/python",
+)
+WORKERS: dict[str, Worker] = {"vllm": VLLM}
 """`rollout.engine` -> the module that serves it."""
 PIXEL_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.016}
 """Largest difference of a normalised pixel value, by model.dtype: rounding. A grey level is 0.014 or more."""
@@ -77,7 +82,7 @@ class ServedEngine:
     def hand_over(self, policy: Any, version: int) -> None:
         """Give the engine the policy's weights of now, numbered `version`; it is started at the first time.
 
-        Raises EngineLost and EngineRefused.
+        Raises EngineLost, EngineRefused, and BadInput for a Python that is not there or lacks the engine.
         """
         before, self.version = self._weights, version
         with whole(policy), _saving_everywhere(policy):  # each process has an engine, and hands it all weights

@@ -5,16 +5,14 @@ end tokens and no others, no default of the model's generation config, the log-p
 
 A hand-over of weights is a reload of the folder by vLLM's own loader; then everything that was computed with the old
 ones is forgotten: the prefix cache, and the image encoder's cache, which is keyed by the picture alone. The processed
-pictures are forgotten with it, because vLLM keeps these in two places that must agree.
+pictures are forgotten with it, because vLLM keeps these in two places that must agree. What comes with vLLM is
+imported where it is used: a Python without vLLM can then say so.
 """
 
 import base64
 import io
 from collections.abc import Callable
 from typing import Any
-
-from PIL import Image
-from tqdm import tqdm
 
 from saei.engines.worker import serve
 
@@ -131,6 +129,8 @@ def _completion(output: Any) -> dict[str, Any]:
 
 
 def _picture(png: str) -> Any:
+    from PIL import Image
+
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
     picture.load()
     return picture
@@ -138,6 +138,7 @@ def _picture(png: str) -> Any:
 
 def _reporter(progress: Callable[[int], None]) -> Any:
     """A silent progress bar for vLLM that reports finished completions to the trainer."""
+    from tqdm import tqdm
 
     class Reporter(tqdm):
         def __init__(self, *arguments: Any, **settings: Any) -> None:

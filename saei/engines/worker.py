@@ -56,6 +56,8 @@ def _answer(connection: socket.socket, handlers: dict[str, Handler]) -> None:
             version = message.get("version", version)
         except Ended:
             raise
+        except ModuleNotFoundError as error:
+            reply = {"kind": "error", "missing": error.name, "message": traceback.format_exc()}
         except Exception:
             reply = {"kind": "error", "message": traceback.format_exc()}
         send(connection, {**reply, "version": version}, None)
