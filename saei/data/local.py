@@ -10,8 +10,10 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,11 +21,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from saei.config import DataConfig
-from saei.data.pictures import BadPicture, decode, is_turned
+from saei.data.pictures import BadPicture, decode
 from saei.data.problem_set import ProblemSet
 from saei.data.split_facts import Skipped, SplitFacts
 from saei.data.survey import PictureFacts, survey
 from saei.data.tables import file_hash
+from saei.data.turned import is_turned
 from saei.types import Problem
 
 log = logging.getLogger(__name__)
@@ -59,9 +62,24 @@ def file_of(data: DataConfig, split: str) -> Path:
     folder = folder_of(data)
     file = folder / f"{split}.jsonl"
     if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl"))) or "none"
-        raise ValueError(f"data.path {data.path!r} has no {split}.jsonl; its splits: {there}")
+        there = sorted(path.stem for path in folder.glob("*.jsonl"))
+        raise ValueError(
+            f"data.path {data.path!r} has no {split}.jsonl; its splits: {', '.join(there) or 'none'}"
+            + _cure(data.path, there)
+        )
     return file
+
+
+def _cure(folder: str, there: list[str]) -> str:
+    """How one file can serve for all three splits, where there are not three; "" where that is no help."""
+    if not there or len(there) > 2:
+        return ""
+    one = "train" if "train" in there else there[0]
+    return (
+        f". Slices of one file do, too: --data.source hub --data.path {shlex.quote(folder)} --data.columns id=id "
+        f"image=image question=question answer=answer --data.train-split '{one}[:60%]' --data.validation-split "
+        f"'{one}[60%:80%]' --data.test-split '{one}[80%:]'"
+    )
 
 
 def check_rows(file: Path) -> int:
@@ -235,8 +253,12 @@ def fingerprint(data: DataConfig) -> str:
     for split in sorted(set(names)):
         file = file_of(data, split)
         digest.update(split.encode() + b"\0" + bytes.fromhex(file_hash(file)))
-        for row in read_rows(file):
-            path = file.parent / row["image"]
+        for path in _named_pictures(file, file_hash(file)):
             if os.path.isfile(path):
                 digest.update(bytes.fromhex(file_hash(path)) + (b"turned" if is_turned(path) else b""))
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=32)  # a launch asks for every arm and seed
+def _named_pictures(file: Path, content: str) -> tuple[Path, ...]:
+    return tuple(file.parent / row["image"] for row in read_rows(file))

@@ -56,7 +56,7 @@ def on_white(picture: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """RGB levels: turned as its EXIF tag says (as `datasets` does, and every viewer), transparency laid on white,
     16-bit grey by its high byte.
     """
-    if _orientation(picture) != 1:
+    if orientation(picture) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         levels = np.asarray(picture).astype(np.int64)
@@ -68,17 +68,9 @@ def on_white(picture: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     return np.array(Image.alpha_composite(white, layer).convert("RGB"))
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
+    """The orientation that the EXIF tag says, 1 where it says none; a PNG is decoded for it."""
     return picture.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def is_turned(path: Path) -> bool:
-    """Whether a file's EXIF tag says that the picture is to be turned; False for what is no picture."""
-    try:
-        with open_picture(path) as picture:
-            return _orientation(picture) != 1
-    except (BadPicture, OSError, SyntaxError, ValueError):
-        return False
 
 
 def decode(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:

@@ -4,6 +4,7 @@ Everything a data set can get wrong is met here, when a split is opened: a colum
 columns that are, a row that cannot be a problem is left out, counted and named.
 """
 
+import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,11 @@ def check_columns(table: Table, entry: CatalogEntry) -> None:
     wanted = {**entry.columns, **{f"id ({column})": column for column in entry.id_columns}}
     for role, column in wanted.items():
         if column not in found:
+            near = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
+            meant = f": did you mean {near[0]!r}?" if near else "."
             raise ValueError(
-                f"{table.where}: there is no column {column!r} for the {role}; its columns are {', '.join(found)}. Map "
-                f"it with --data.columns {role.split()[0]}=COLUMN, or choose another --data.dataset"
+                f"{table.where}: there is no column {column!r} for the {role}; its columns are {', '.join(found)}"
+                f"{meant} Map it with --data.columns {role.split()[0]}=COLUMN, or choose another --data.dataset"
             )
 
 
@@ -213,7 +216,11 @@ def markers_fit(question: str, images: int) -> bool:
 
 
 def picture_files(table: Table, entry: CatalogEntry) -> tuple[Path, ...]:
-    """The pictures that are files of their own, in order of the rows; none where the table holds their bytes."""
+    """The pictures that are files of their own, in order of the rows; none where the table holds their bytes.
+
+    Raises ValueError for a column that is not there.
+    """
+    check_columns(table, entry)
     column = entry.columns.get("image")
     if column in table.rows.column_names and not _names_files(table.rows.with_format("arrow")[column][:]):
         return ()

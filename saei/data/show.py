@@ -61,6 +61,8 @@ def catalogue_table() -> Table:
     """One line for each set of the catalogue."""
     table = Table("name", "hub id", "splits (rows)", "licence", title="Data sets of --data.source hub", box=box.SIMPLE)
     table.columns[0].no_wrap = True
+    for column in table.columns:  # an id is there to be typed, so it is folded and never cut
+        column.overflow = "fold"
     for name, entry in catalog().items():
         splits = ", ".join(f"{split} {rows or '?'}" for split, rows in entry.splits.items())
         table.add_row(name, entry.hub or "\n".join(entry.ids), splits, entry.licence)
@@ -89,6 +91,8 @@ def card_tables(card: dict[str, Any]) -> list[Table]:
             about.add_row(name, shown(value))
     splits = Table("", *card["splits"], title="Splits", box=box.SIMPLE)
     lines = [_split_lines(split) for split in card["splits"].values()]
+    for column in (*about.columns, *splits.columns):  # hashes and ids are there to be looked up
+        column.overflow = "fold"
     for name in lines[0]:
         splits.add_row(name, *(shown(line[name]) for line in lines))
     shared = Table(
