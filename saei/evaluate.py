@@ -273,8 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(settings.threads)
         problems = first_problems(load_problems(settings.data, settings.data.test_split), settings.problems)
         policy = load_policy(config.model, settings.data)
-    with Scorer(settings.reward) as scorer, engine_serving(policy, settings.rollout, config.model, 0):
-        rows = evaluate_split(policy, scorer, problems, config, split=settings.data.test_split, step=0)
+    try:
+        with Scorer(settings.reward) as scorer, engine_serving(policy, settings.rollout, config.model, 0):
+            rows = evaluate_split(policy, scorer, problems, config, split=settings.data.test_split, step=0)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("interrupted; nothing is kept of a split that is not whole") from interrupt
     print(f"model {settings.model}, {len(problems)} problems of {settings.data.source}/{settings.data.test_split}")
     for name, value in scores(rows).items():
         print(f"{name:<32} {value:.4f}")

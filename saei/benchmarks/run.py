@@ -1,7 +1,7 @@
 """Evaluating a policy on benchmarks, block by block: ask, decide, keep; then scores, a table and `summary.json`.
 
-A block is as many items as `rollout.batch_rows`, always the same ones, so that an evaluation that was killed and
-continued has the numbers of one that was not, bit for bit on a CPU.
+A block holds always the same items (`blocks`), so that an evaluation that was killed and continued has the numbers
+of one that was not, bit for bit on a CPU.
 """
 
 import hashlib
@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
 from saei.atomic import write_json
 from saei.benchmarks import benchmarks_named
+from saei.benchmarks.blocks import blocks, interrupted_words, kept_items, progress_of
 from saei.benchmarks.decide import decide
 from saei.benchmarks.item import UNDECIDED, Ask, Benchmark, Item, Verdict
 from saei.benchmarks.judge import make_judge
@@ -99,7 +97,7 @@ def run_benchmarks(evaluation: Evaluation) -> int:
                 "scoring": SCORING,
                 "judge": _judge(evaluation.judge),
             }
-            with kept.held(identity):
+            with interrupted_words(out, list(chosen)), kept.held(identity):
                 rows = _complete(kept, asker, name, benchmark, loaded[name])
             results[name] = _result(benchmark, loaded[name], rows)
     finally:
@@ -168,14 +166,12 @@ def _default_folder(evaluation: Evaluation, settings: Mapping[str, Any], weights
 
 def _complete(kept: Kept, asker: "_Asker", name: str, benchmark: Benchmark, loaded: Loaded) -> list[dict[str, Any]]:
     """Evaluate the blocks that are missing; all rows."""
-    block, count = asker.config.rollout.batch_rows, len(loaded.items)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(benchmark.title, total=count)
-        for first in range(0, count, block):
-            last = min(first + block, count) - 1
-            if not kept.has(first, last):
-                kept.add(first, last, asker.rows(name, benchmark, loaded, range(first, last + 1)))
-            progress.update(task, completed=last + 1)
+    count = len(loaded.items)
+    with progress_of(benchmark.title, count, kept_items(kept.folder), kept.folder) as done:
+        for block in blocks(count, asker.config, asker.samples):
+            if not kept.has(block[0], block[-1]):
+                kept.add(block[0], block[-1], asker.rows(name, benchmark, loaded, block))
+                done(block.stop)
     for first, last, rows in kept.undecided() if asker.has_judge else ():  # of a run without it
         kept.add(first, last, asker.judged(benchmark, loaded, rows))
     return kept.finish()
@@ -203,6 +199,11 @@ class _Asker:
                 self._policy = load_policy(self.config.model, self.config.data)
             self._serving.enter_context(engine_serving(self._policy, self.config.rollout, self.config.model, 0))
         return self._policy
+
+    @property
+    def samples(self) -> int:
+        """Sampled completions of each item."""
+        return self._evaluation.benchmark.samples
 
     @property
     def has_judge(self) -> bool:
