@@ -1,0 +1,79 @@
+"""benchmarks/prefix.py compares equal work, and says what it measured."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import packed_group, prefix
+from benchmarks.packed_group import Point, assert_equal_work, group_work
+from benchmarks.stock import plain_rows
+from saei.cli import BadInput
+from saei.config import Config
+from saei.policy import load_policy
+
+
+@pytest.fixture(scope="module")
+def policy():
+    config = Config()
+    return load_policy(config.model, config.data)
+
+
+def test_the_quick_run_writes_every_contender_of_both_passes(tmp_path):
+    out = tmp_path / "prefix.json"
+    assert prefix.command(["--quick", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert written["benchmark"] == "prefix" and written["machine"]["commit"]
+    points = written["figures"]["points"]
+    assert [(p["prefix"], p["completions"], p["length"]) for p in points] == [(64, 4, 32), (64, 12, 48)]
+    for point in points:
+        # by hand: 64 + 4 x 32 = 192 against 4 x (64 + 32) = 384; 64 + 12 x 48 = 640 against 12 x 112 = 1344
+        expected = {4: (192, 384), 12: (640, 1344)}[point["completions"]]
+        assert (point["packed_tokens"], point["per_row_tokens"]) == expected
+        assert 0 <= point["logprobs_differ"] <= 1e-4
+        for kind in ("forward", "forward + backward"):
+            assert {"packed", "per row", "as many plain tokens"} <= point[kind]["seconds"].keys()
+            assert all(spread["median"] > 0 and spread["rounds"] == 2 for spread in point[kind]["seconds"].values())
+
+
+def test_the_floor_has_the_packed_tokens_one_image_and_as_many_scores(policy):
+    work = group_work(policy, Point(100, 7, 10), shortest=0.5, pack_tokens=6144)
+    lengths = [len(completion) for completion in work.request.completions]
+    assert lengths == [10, 9, 8, 8, 7, 6, 5]  # 10 * (1 - i / 12), rounded
+    # 100 + 53 tokens in rows of at least 110: one row of 153; the plain rows are padded to 110 each
+    assert (work.packed_tokens, work.floor.tokens, work.plain.tokens) == (153, 153, 770)
+    assert len(work.floor.inputs["image_grid_thw"]) == 1 and len(work.plain.inputs["image_grid_thw"]) == 7
+    assert int(work.floor.wanted.sum()) == int(work.plain.wanted.sum()) == 53
+
+
+def test_padded_plain_rows_are_the_packed_work(policy):
+    work = group_work(policy, Point(64, 5, 20), shortest=0.3, pack_tokens=6144)
+    nats, gradient = assert_equal_work(work, 1e-4)
+    assert nats <= 1e-4 and gradient <= 1e-3
+
+
+def test_other_tokens_or_another_image_are_refused(policy):
+    work = group_work(policy, Point(64, 4, 12), shortest=1.0, pack_tokens=6144)
+    prompt, texts = work.request.prompt, work.request.completions
+    other_text = replace(work, plain=plain_rows(policy, prompt, [texts[0], *texts[:-1]]))
+    darker = replace(prompt, images=tuple(image // 2 for image in prompt.images))
+    other_image = replace(work, plain=plain_rows(policy, darker, texts))
+    for wrong in (other_text, other_image):
+        with pytest.raises(AssertionError, match="log-probs differ"):
+            assert_equal_work(wrong, 1e-4)
+
+
+def test_not_a_number_is_no_agreement(policy, monkeypatch):
+    work = group_work(policy, Point(64, 2, 4), shortest=1.0, pack_tokens=6144)
+    broken = lambda work: (torch.full((8,), torch.nan, requires_grad=True), torch.zeros(8))  # noqa: E731
+    monkeypatch.setattr(packed_group, "packed_scores", broken)
+    monkeypatch.setattr(packed_group, "_gradients", lambda work, way: {"weight": torch.ones(1)})
+    with pytest.raises(AssertionError, match="log-probs differ"):
+        assert_equal_work(work, 1e-4)
+
+
+@pytest.mark.parametrize("text", ["1024x12", "0x4x32", "64x4x", "8x4x32"])
+def test_a_point_that_is_none_is_refused(text):
+    with pytest.raises(BadInput, match="--points has"):
+        prefix.point_of(text)
