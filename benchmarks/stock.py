@@ -90,15 +90,27 @@ def plain_scores(policy: Any, rows: PlainRows) -> tuple[Tensor, Tensor]:
     return logprobs[rows.wanted], entropy[rows.wanted]
 
 
+def padded_prompts(policy: Any, prompts: Sequence[Prompt], after: Sequence[int] = ()) -> dict[str, Tensor]:
+    """Left-padded prompts, `after` appended to each, as `generate` reads them."""
+    longest = max(len(prompt.token_ids) for prompt in prompts) + len(after)
+    token_ids = torch.full((len(prompts), longest), policy.end_token_ids[0], dtype=torch.long)
+    attended = torch.zeros_like(token_ids)
+    for row, prompt in enumerate(prompts):
+        first = longest - len(prompt.token_ids) - len(after)
+        token_ids[row, first:] = torch.tensor([*prompt.token_ids, *after])
+        attended[row, first:] = 1
+    return row_inputs(policy, token_ids, attended, prompts)
+
+
 def generate(policy: Any, prompts: Sequence[Prompt], completions: int, length: int, *, sampled: bool) -> Tensor:
-    """`completions` of exactly `length` tokens for each prompt (equally long), by the stock `generate`.
+    """`completions` of exactly `length` tokens for each prompt, by the stock `generate`.
 
     Never ends early: the end tokens are suppressed with those that no completion may hold.
     """
-    token_ids = torch.tensor([prompt.token_ids for prompt in prompts])
+    inputs = padded_prompts(policy, prompts)
     policy.model.model.rope_deltas = None
     made = policy.model.generate(
-        **row_inputs(policy, token_ids, torch.ones_like(token_ids), prompts),
+        **inputs,
         do_sample=sampled,
         num_return_sequences=completions,
         temperature=1.0 if sampled else None,
@@ -111,7 +123,7 @@ def generate(policy: Any, prompts: Sequence[Prompt], completions: int, length: i
         pad_token_id=policy.end_token_ids[0],
     )
     policy.model.model.rope_deltas = None
-    return made[:, token_ids.shape[1] :]
+    return made[:, inputs["input_ids"].shape[1] :]
 
 
 @contextlib.contextmanager

@@ -26,15 +26,15 @@ def test_the_quick_run_writes_every_contender_of_both_passes(tmp_path):
     written = json.loads(out.read_text())
     assert written["benchmark"] == "prefix" and written["machine"]["commit"]
     points = written["figures"]["points"]
-    assert [(p["prefix"], p["completions"], p["length"]) for p in points] == [(64, 4, 32), (64, 12, 48)]
+    assert [(p["prefix"], p["completions"], p["length"]) for p in points] == [(64, 3, 8), (64, 8, 48)]
     for point in points:
-        # by hand: 64 + 4 x 32 = 192 against 4 x (64 + 32) = 384; 64 + 12 x 48 = 640 against 12 x 112 = 1344
-        expected = {4: (192, 384), 12: (640, 1344)}[point["completions"]]
+        # by hand: 64 + 3 x 8 = 88 against 3 x 72 = 216; 64 + 8 x 48 = 448 against 8 x 112 = 896
+        expected = {3: (88, 216), 8: (448, 896)}[point["completions"]]
         assert (point["packed_tokens"], point["per_row_tokens"]) == expected
         assert 0 <= point["logprobs_differ"] <= 1e-4
         for kind in ("forward", "forward + backward"):
             assert {"packed", "per row", "as many plain tokens"} <= point[kind]["seconds"].keys()
-            assert all(spread["median"] > 0 and spread["rounds"] == 2 for spread in point[kind]["seconds"].values())
+            assert all(spread["median"] > 0 and spread["rounds"] == 3 for spread in point[kind]["seconds"].values())
 
 
 def test_the_floor_has_the_packed_tokens_one_image_and_as_many_scores(policy):
