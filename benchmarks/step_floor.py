@@ -1,0 +1,81 @@
+"""The floor of a GRPO step: its tokens through plain forward and backward passes of the stock model, and nothing else.
+
+Every prompt is read once, every completion token but the last is fed once, and the update passes each group once with
+its prompt once; attention to the cache, sampling, rewards and the optimizer are free. What is measured are plain calls
+of the stock model on rows of that size: no packing, no mask, no cache, no padding.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from benchmarks.turn import Turn
+from saei.policy import Policy
+from saei.types import Prompt
+
+
+class Floor:
+    """Plain passes of as many tokens as a step has, on weights that nobody trains. Called, it has its turn."""
+
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], completions: int, length: int) -> None:
+        self._model = policy.model
+        self._image_token = policy.image_token_id
+        self._completions, self._length = completions, length
+        image = prompts[0].images[0]
+        self._pixels, self._grid = policy.codec.patchify(image), policy.codec.grid_thw(image)
+        self._prompt = torch.tensor(prompts[0].token_ids)
+        self._rows = len(prompts)
+        text = self._prompt[self._prompt != self._image_token]
+        self._answers = text[torch.arange(completions * length) % len(text)]
+        prefixes = sum(len(prompt.token_ids) for prompt in prompts)
+        self.tokens = {
+            "prefill": prefixes,
+            "decode": len(prompts) * completions * (length - 1),
+            "update": prefixes + len(prompts) * completions * length,
+        }
+
+    def __call__(self) -> Turn:
+        """Of each kind of pass the faster arrangement: all rows at once, or one after the other."""
+        rows = {"prefill": self._prompt, "update": torch.cat([self._prompt, self._answers])}
+        phases = {"prefill": 0.0, "decode": self._decode(), "update": 0.0}
+        for phase, one in (("prefill", self._forward), ("update", self._backward)):
+            seconds = min(self._passes(one, rows[phase], at_once) for at_once in {self._rows, 1})
+            # the first prompt stands for all, and others may be a few tokens longer or shorter
+            phases[phase] = seconds * self.tokens[phase] / (len(rows[phase]) * self._rows)
+        return Turn(seconds=sum(phases.values()), phases=phases, tokens=self.tokens)
+
+    def _passes(self, one: Callable[[dict[str, Any]], None], row: Tensor, at_once: int) -> float:
+        """Seconds of all rows, `at_once` in a pass."""
+        inputs = {
+            "input_ids": row.repeat(at_once, 1),
+            "mm_token_type_ids": (row == self._image_token).long().repeat(at_once, 1),
+            "pixel_values": self._pixels.repeat(at_once, 1),
+            "image_grid_thw": self._grid.repeat(at_once, 1),
+        }
+        start = time.perf_counter()
+        for _ in range(self._rows // at_once):
+            one(inputs)
+        return time.perf_counter() - start
+
+    def _forward(self, inputs: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self._model(**inputs, use_cache=False, logits_to_keep=1)
+
+    def _backward(self, inputs: dict[str, Any]) -> None:
+        """A loss on the completion tokens alone: the head runs where ours does."""
+        targets = inputs["input_ids"][:, -len(self._answers) :]
+        logits = self._model(**inputs, use_cache=False, logits_to_keep=len(self._answers)).logits
+        cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        self._model.zero_grad(set_to_none=True)
+
+    def _decode(self) -> float:
+        tokens = self._answers[:1].repeat(self._rows * self._completions, 1)
+        start = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(self._length - 1):
+                self._model(input_ids=tokens, use_cache=False)
+        return time.perf_counter() - start
