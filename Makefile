@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all vllm-env test-vllm verify-trial notebook strip check setup clean
+.PHONY: demo bench test test-all vllm-env test-vllm verify-trial notebook strip check setup clean
 
 # Torch comes first and alone: the pinned version is the CPU build where one is offered.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -18,6 +18,10 @@ setup: $(VENV)/.installed
 
 demo: setup
 	$(BIN)/python sweeps/run.py tsec_ratio --demo
+
+# Under 15 minutes on two idle cores; benchmarks/README.md says how to read it.
+bench: setup
+	$(BIN)/python -m benchmarks.all
 
 test: setup
 	$(BIN)/pytest -m "not slow" -q -n 2 --dist loadfile --no-loadscope-reorder

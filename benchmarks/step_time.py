@@ -4,13 +4,11 @@ python -m benchmarks.step_time --steps 10
 python -m benchmarks.step_time --presets grpo saei dapo kl_cov vepo papo --steps 10
 """
 
-import json
-import platform
 import sys
 import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 import torch
 import tyro
@@ -18,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import AdamW
 
+from benchmarks.timing import Spread, machine, write_figures
 from saei.batches import problem_batches
 from saei.cli import run_main
 from saei.config import Config, with_overrides
@@ -28,6 +27,8 @@ from saei.presets import preset
 from saei.recorder import Recorder
 from saei.reward import Scorer
 from saei.train import Run, train_step
+
+TOKENS = ("generated", "forward", "backward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ def _training(config: Config) -> ProblemSet:
 
 
 def main(settings: Settings) -> None:
+    where = machine()
     torch.set_num_threads(settings.threads)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in settings.presets}
     with tempfile.TemporaryDirectory() as folder:
@@ -70,10 +72,10 @@ def main(settings: Settings) -> None:
         for step in range(settings.steps + 1):
             for name, run in runs.items():
                 rows[name].append(train_step(run, batches[name](step), step))
-    report(settings, {name: timed[1:] for name, timed in rows.items()})
+    report(settings, {name: timed[1:] for name, timed in rows.items()}, where)
 
 
-def report(settings: Settings, rows: dict[str, list[dict[str, float]]]) -> None:
+def report(settings: Settings, rows: dict[str, list[dict[str, float]]], where: dict[str, Any]) -> None:
     """Print medians and phase shares, and write them as JSON."""
     phases = [name for name in rows[settings.presets[0]][0] if name.startswith("time_") and name != "time_step"]
     medians = {name: median(row["time_step"] for row in timed) for name, timed in rows.items()}
@@ -83,9 +85,9 @@ def report(settings: Settings, rows: dict[str, list[dict[str, float]]]) -> None:
     }
     title = f"One step on the tiny model, median of {settings.steps}, {settings.threads} thread(s); tokens a step"
     names = [phase.removeprefix("time_") for phase in phases]
-    table = Table("preset", "seconds", "ratio", *names, "generated", "forward", "backward", title=title)
+    table = Table("preset", "seconds", "ratio", *names, *TOKENS, title=title)
     for name, timed in rows.items():
-        tokens = [median(row[f"tokens_{kind}"] for row in timed) for kind in ("generated", "forward", "backward")]
+        tokens = [median(row[f"tokens_{kind}"] for row in timed) for kind in TOKENS]
         table.add_row(
             name,
             f"{medians[name]:.3f}",
@@ -94,9 +96,15 @@ def report(settings: Settings, rows: dict[str, list[dict[str, float]]]) -> None:
             *(f"{count:,.0f}" for count in tokens),
         )
     Console(width=140).print(table)
-    if settings.out:
-        tree = {"machine": platform.platform(), "torch": torch.__version__, "threads": settings.threads}
-        Path(settings.out).write_text(json.dumps({**tree, "median_s": medians, "shares": shares}, indent=1))
+    figures = {
+        name: {
+            "seconds": asdict(Spread.of([row["time_step"] for row in timed])),
+            "shares": shares[name],
+            "tokens": {kind: median(row[f"tokens_{kind}"] for row in timed) for kind in TOKENS},
+        }
+        for name, timed in rows.items()
+    }
+    write_figures(settings.out, "step_time", where, {"threads": settings.threads, "presets": figures})
 
 
 def command() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.status_time import seconds, write_many
+from benchmarks.status import seconds, write_many, write_tools
 from saei import schema
 from saei.cli import run_main
 from saei.config import Config, with_overrides
@@ -385,11 +385,7 @@ def test_many_trials_are_grouped_in_a_terminal_and_no_id_is_cut(results, say, te
 
 
 def test_a_thousand_trials_are_shown_within_two_seconds(tmp_path):
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "jobs").write_text("".join(f"{line}\n" for line in write_many(tmp_path / "results", 1000)))
-    (tools / "squeue").write_text(f"#!/bin/sh\ncat {tools / 'jobs'}\n")
-    (tools / "squeue").chmod(0o755)
+    tools = write_tools(tmp_path / "bin", write_many(tmp_path / "results", 1000))
     assert min(seconds(tmp_path / "results", tools, "many") for _ in range(3)) < 2.0
 
 

@@ -1,39 +1,26 @@
-"""Seconds and memory of loading a large sweep and of building its report: 1,000 made-up runs of 500 steps.
+"""A made-up sweep of any size, with the tables and files that real runs of the digits problems leave; no torch.
 
-python -m benchmarks.report_scale --arms 100 --seeds 10 --steps 500
-
-The sweep has the tables and files that real runs of the digits problems leave (8 problems and 96 completions a step, an
-evaluation of 64 problems every 20 steps, 128 test problems at the end, strips every 10 steps; parts of 25 steps, joined
-at the end by the code that runs use); the numbers in it are noise. It takes about 4 GB of disk and a minute to write.
+8 problems and 96 completions a step, an evaluation of 64 problems every 20 steps, 128 test problems at the end, strips
+every 10 steps; parts of 25 steps, joined at the end by the code that runs use. The numbers in it are noise. 1,000 runs
+of 500 steps take about 4 GB of disk and a minute to write.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
-import tyro
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from saei import schema
-from saei.cli import run_main
 from saei.config import to_dict, with_overrides
 from saei.parts import join_parts, write_part
 from saei.presets import preset
 
-ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "scale"
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
 PART, EVERY, STRIPS = 25, 20, 10
@@ -42,30 +29,22 @@ PROBLEMS, GROUP, SAMPLES, VALIDATED, TESTED = 8, 12, 8, 64, 128
 MADE = 24
 """Different runs that are made; the others are copies of them."""
 TEXT = "<think>The grid has 3, 5 and 7. 3 + 5 = 8. 8 + 7 = 15.</think> \\boxed{15}"
-MEASURED = {
-    "load_sweep": "",
-    **{name: f"data.table({name!r})" for name in ("steps", "views", "attacks", "problems", "attack_means")},
-    "what a report reads": "[data.table(name) for name in ('steps', 'views', 'problems', 'attack_means')]",
-}
-"""What is timed, each in a process of its own: code after `data = load_sweep(...)`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What to make and time."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """How large a made-up sweep is."""
 
-    arms: int = 100
-    """Arms of the made-up sweep, the first one the baseline."""
-    seeds: int = 10
+    arms: int
+    """Arms; the first one is the baseline."""
+    seeds: int
     """Runs of each arm."""
-    steps: int = 500
+    steps: int
     """Steps of each run."""
-    results: str = ""
-    """Keep the sweep in this results folder, and use it where it is there; a temporary folder otherwise."""
-    report: bool = True
-    """Also build the report."""
-    out: str = ""
-    """Write the figures to this JSON file."""
+
+    @property
+    def runs(self) -> int:
+        return self.arms * self.seeds
 
 
 def columns(name: str, rows: int, known: dict[str, np.ndarray | list], rng: np.random.Generator) -> pa.Table:
@@ -154,30 +133,28 @@ def write_strips(folder: Path, steps: int, rng: np.random.Generator) -> None:
         Image.fromarray(strip).save(folder / f"step-{step:06d}-egas-train%2F{step}.png")
 
 
-def write_sweep(results: Path, settings: Settings, console: Console) -> None:
+def write_sweep(results: Path, size: Size) -> None:
     """The sweep: MADE runs, and copies of them with papers of their own."""
-    begun = time.perf_counter()
     folder, entries, scores = results / SWEEP, [], {}
-    names = [f"arm_{number:03d}" for number in range(settings.arms)]
-    for number in range(settings.arms * settings.seeds):
-        arm, seed = divmod(number, settings.seeds)
+    names = [f"arm_{number:03d}" for number in range(size.arms)]
+    for number in range(size.arms * size.seeds):
+        arm, seed = divmod(number, size.seeds)
         run = folder / f"{arm:012x}-s{seed}"
         made = (7 * arm + seed) % MADE
         if made not in scores:
             rng = np.random.default_rng(made)
-            scores[made] = write_tables(run, settings.steps, rng, 0.1 + 0.01 * (made % 5)), run
-            write_strips(run / schema.IMAGES_FOLDER, settings.steps, rng)
+            scores[made] = write_tables(run, size.steps, rng, 0.1 + 0.01 * (made % 5)), run
+            write_strips(run / schema.IMAGES_FOLDER, size.steps, rng)
         else:
             shutil.copytree(scores[made][1], run, ignore=shutil.ignore_patterns("*.json", schema.DONE_FILE))
-        write_papers(run, arm=arm, seed=seed, steps=settings.steps, score=scores[made][0])
+        write_papers(run, arm=arm, seed=seed, steps=size.steps, score=scores[made][0])
         entries.append({"trial_id": run.name, "arm": names[arm], "seed": seed, "exploratory": False, "launch": 0})
     arms = [{"name": name, "overrides": {"view.step_size": 1.0 + number}} for number, name in enumerate(names)]
     plan = {"name": SWEEP, "question": "How long does a large report take?", "arms": arms, "baseline": names[0],
-            "seeds": list(range(settings.seeds)), "primary_contrast": [names[1], names[0]], "trials": entries,
-            "primary_metric": f"test/mean@{SAMPLES}", "steps": settings.steps, "settings": {},
+            "seeds": list(range(size.seeds)), "primary_contrast": [names[1], names[0]], "trials": entries,
+            "primary_metric": f"test/mean@{SAMPLES}", "steps": size.steps, "settings": {},
             "first_launch": 0.0}  # fmt: skip
     (folder / schema.PLAN_FILE).write_text(json.dumps(plan))
-    console.print(f"made {len(entries)} runs in {time.perf_counter() - begun:.0f} s")
 
 
 def write_papers(folder: Path, *, arm: int, seed: int, steps: int, score: float) -> None:
@@ -195,86 +172,3 @@ def write_papers(folder: Path, *, arm: int, seed: int, steps: int, score: float)
     }  # fmt: skip
     for name, paper in papers.items():
         (folder / name).write_text(json.dumps(paper, indent=1))
-
-
-def measured(command: list[str]) -> tuple[float, float]:
-    """Wall seconds of a command, and the largest memory (MiB) that it and its children held at one time."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    peak = [0.0]
-    watcher = threading.Thread(target=_watch, args=(psutil.Process(process.pid), peak), daemon=True)
-    watcher.start()
-    if process.wait():
-        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}")
-    return time.perf_counter() - begun, peak[0] / 2**20
-
-
-def _watch(process: psutil.Process, peak: list[float]) -> None:
-    """Sum the unshared memory of the process tree ten times a second until it ends."""
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        total = 0
-        for member in _tree(process):
-            try:
-                total += member.memory_full_info().uss
-            except psutil.Error:  # it has just ended
-                continue
-        peak[0] = max(peak[0], total)
-        time.sleep(0.1)
-
-
-def _tree(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def time_loading(results: Path, code: str) -> tuple[float, float]:
-    """Seconds of `load_sweep` and `code`, imports not counted, and the process's largest memory (MiB)."""
-    program = (
-        "import time, resource; from pathlib import Path; from analysis import load; begun = time.perf_counter(); "
-        f"data = load.load_sweep(Path({str(results)!r}), {SWEEP!r}); {code or 'pass'}; "
-        "print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    )
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
-    seconds, peak = found.stdout.split()
-    return float(seconds), float(peak)
-
-
-def measure(results: Path, settings: Settings, console: Console) -> dict[str, dict[str, float]]:
-    """What takes how long: seconds and MiB by name."""
-    found = {}
-    for name, code in MEASURED.items():
-        seconds, peak = time_loading(results, code)
-        found[name] = {"seconds": seconds, "peak_mib": peak}
-        console.print(f"{name}: {seconds:.2f} s")
-    if settings.report:
-        command = [sys.executable, "-m", "analysis.report", SWEEP, "--results", str(results)]
-        seconds, peak = measured(command)
-        found["report, kernels included"] = {"seconds": seconds, "peak_mib": peak}
-    return found
-
-
-def main(settings: Settings) -> int:
-    console = Console()
-    with tempfile.TemporaryDirectory() as temporary:
-        results = Path(settings.results or temporary)
-        if not (results / SWEEP / schema.PLAN_FILE).exists():
-            write_sweep(results, settings, console)
-        found = measure(results, settings, console)
-    table = Table(
-        title=f"{settings.arms} arms of {settings.seeds} runs of {settings.steps} steps, {os.cpu_count()} cores"
-    )
-    for column in ("what", "seconds", "peak memory (MiB)"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for name, row in found.items():
-        table.add_row(name, f"{row['seconds']:.2f}", f"{row['peak_mib']:.0f}")
-    console.print(table)
-    if settings.out:
-        tree = {"arms": settings.arms, "seeds": settings.seeds, "steps": settings.steps, "measured": found}
-        Path(settings.out).write_text(json.dumps(tree, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(lambda: main(tyro.cli(Settings))))
