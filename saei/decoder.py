@@ -64,7 +64,7 @@ def prefill(policy: Any, prefixes: Sequence[Prefix]) -> Prefill:
     mask = (ones.tril() & attended[:, None, :]) | torch.eye(columns, dtype=torch.bool, device=device)
     cache = DynamicCache()
     shifts = [prefix.text_shift for prefix in prefixes]
-    places = [range(columns - len(prefix.token_ids), columns) for prefix in prefixes]
+    places = [(row, range(columns - len(prefix.token_ids), columns)) for row, prefix in enumerate(prefixes)]
     policy.tokens_forward += int(attended.sum())
     with moved_text(model.get_input_embeddings(), shifts, places):
         output = model(

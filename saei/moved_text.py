@@ -12,13 +12,15 @@ Shift = Float[Tensor, "_ _"]  # a TextShift among others, of prompts of other le
 
 
 @contextlib.contextmanager
-def moved_text(embedding: nn.Embedding, shifts: Sequence[Shift | None], prompts: Sequence[range]) -> Iterator[None]:
-    """Inside, `shifts[i]` is added to what the embedding gives for row i in the columns `prompts[i]`.
+def moved_text(
+    embedding: nn.Embedding, shifts: Sequence[Shift | None], prompts: Sequence[tuple[int, range]]
+) -> Iterator[None]:
+    """Inside, `shifts[i]` is added to what the embedding gives for the row and the columns of `prompts[i]`.
 
     Differentiable in the shifts. Without any shift nothing is hooked. Raises ValueError for a shift that is not one
     vector of the embedding's width for each token of its prompt.
     """
-    for shift, prompt in zip(shifts, prompts, strict=True):
+    for shift, (_, prompt) in zip(shifts, prompts, strict=True):
         if shift is not None and tuple(shift.shape) != (len(prompt), embedding.embedding_dim):
             raise ValueError(
                 f"text_shift must be {len(prompt)} x {embedding.embedding_dim} (tokens of its prompt x width of the "
@@ -26,12 +28,11 @@ def moved_text(embedding: nn.Embedding, shifts: Sequence[Shift | None], prompts:
             )
 
     def move(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        rows = []
-        for row, shift, prompt in zip(output, shifts, prompts, strict=True):
+        added = torch.zeros_like(output)
+        for shift, (row, prompt) in zip(shifts, prompts, strict=True):
             if shift is not None:
-                row = row + nn.functional.pad(shift.to(row), (0, 0, prompt.start, len(row) - prompt.stop))
-            rows.append(row)
-        return torch.stack(rows)
+                added[row, prompt.start : prompt.stop] = shift.to(added)
+        return output + added
 
     if all(shift is None for shift in shifts):
         yield

@@ -1,13 +1,16 @@
-"""Packed groups: `[prefix][c1][c2]...[cn]` in one row, each completion attending to the prefix and to itself.
+"""Packed groups: `[prefix][c1][c2]...[cn]`, each completion attending to the prefix and to itself.
 
 All completions of a problem under one view share image and prompt, and in a VLM the prefix is most of the tokens. A
-packed row carries it once. Its price is attention over one long row; a cost model splits groups whose completions are
-long, and one completion in a row is the plain forward pass. However a group is split, the results agree.
+packed group carries it once. The groups of a pass stand end to end in one row, without padding: all that works on
+single tokens sees no more tokens than there are, and attention goes block by block (`saei.blocks`). A group is split
+where it is longer than a pass may be, or where attention reads a dense mask and a long row would cost more than it
+saves. However a group is split, the results agree.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -18,7 +21,7 @@ from saei.types import ScoreRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """One packed row: completions number `members` of request number `request_index`, as a request of its own."""
+    """A packed group or a part of one: completions number `members` of request `request_index`, as a request."""
 
     request: ScoreRequest
     request_index: int
@@ -29,28 +32,51 @@ class Piece:
         return len(self.request.prompt.token_ids) + sum(len(c) for c in self.request.completions)
 
 
+class Span(NamedTuple):
+    """A prefix or a completion as it stands in a packed row: number of its piece, place of its first token, length."""
+
+    group: int
+    start: int
+    length: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedBatch:
-    """Rows right-padded to a common length. `segments`: 0 prefix, k the k-th completion of the row, -1 padding.
+    """Pieces end to end in one row of tokens; `prefixes` and `completions` say which are whose.
 
-    `predicts[i]` is the flat position (row * length + column) whose hidden state predicts wanted token `targets[i]`;
-    `counts` says how many wanted tokens each completion has, in row and completion order.
+    `predicts[i]` is the token whose hidden state predicts wanted token `targets[i]`; `counts` says how many wanted
+    tokens each completion has.
     """
 
-    token_ids: Int[Tensor, "rows length"]
-    segments: Int[Tensor, "rows length"]
-    prefix_lengths: tuple[int, ...]
+    token_ids: Int[Tensor, " tokens"]
+    prefixes: tuple[Span, ...]
+    completions: tuple[Span, ...]
     predicts: Int[Tensor, " wanted"]
     targets: Int[Tensor, " wanted"]
     counts: tuple[int, ...]
+
+    def groups(self) -> Int[Tensor, " tokens"]:
+        """The number of each token's piece."""
+        groups = torch.empty_like(self.token_ids)
+        for span in (*self.prefixes, *self.completions):
+            groups[span.start : span.start + span.length] = span.group
+        return groups
+
+    def segments(self) -> Int[Tensor, " tokens"]:
+        """The number of each token's completion in the batch, from 1 on; 0 in a prefix."""
+        segments = torch.zeros_like(self.token_ids)
+        for number, span in enumerate(self.completions, start=1):
+            segments[span.start : span.start + span.length] = number
+        return segments
 
 
 def rows_for_group(prefix: int, lengths: Sequence[int], pack_tokens: int, attention_cost: float) -> int:
     """Into how many rows a group is split: the cheapest number whose rows stay within `pack_tokens`.
 
-    The cost of a row of S tokens is S + attention_cost * S^2, in units of one token's matrix products; the square is
-    the dense mask. For a decoder of width d with the usual blocks (about 12 d^2 multiplications a token and layer,
-    2 S d for attention), attention_cost is about 1 / (6 d).
+    The cost of a row of S tokens is S + attention_cost * S^2, in units of one token's matrix products. The square is
+    that of a dense mask; attention that goes by blocks has none, `attention_cost` 0, and a group then stays whole where
+    it fits. With a dense mask, for a decoder of width d with the usual blocks (about 12 d^2 multiplications a token and
+    layer, 2 S d for attention), attention_cost is about 1 / (6 d).
     """
     total, n = sum(lengths), max(1, len(lengths))
 
@@ -63,18 +89,18 @@ def rows_for_group(prefix: int, lengths: Sequence[int], pack_tokens: int, attent
 
 
 def split_requests(requests: Sequence[ScoreRequest], pack_tokens: int, attention_cost: float) -> list[list[Piece]]:
-    """Batches of packed rows: each batch is one forward pass of about `pack_tokens` tokens, padding included.
+    """Batches of pieces: each batch is one forward pass of at most `pack_tokens` tokens.
 
-    A single completion whose row is longer than `pack_tokens` still gets its row.
+    A single completion that is longer than `pack_tokens` with its prefix still gets its pass.
     """
     batches: list[list[Piece]] = []
-    longest = 0
+    used = 0
     for index, request in enumerate(requests):
         for piece in _rows(request, index, pack_tokens, attention_cost):
-            longest = max(longest, piece.tokens)
-            if not batches or (len(batches[-1]) + 1) * longest > pack_tokens:
+            used += piece.tokens
+            if not batches or used > pack_tokens:
                 batches.append([])
-                longest = piece.tokens
+                used = piece.tokens
             batches[-1].append(piece)
     return batches
 
@@ -107,71 +133,73 @@ def request_part(request: ScoreRequest, members: Sequence[int]) -> ScoreRequest:
     )
 
 
-def pack(pieces: Sequence[Piece], padding_id: int) -> PackedBatch:
-    """Lay the rows out. Raises ValueError when a `kept` mask does not fit its completion."""
-    length = max(piece.tokens for piece in pieces)
-    token_ids = torch.full((len(pieces), length), padding_id)
-    segments = torch.full((len(pieces), length), -1)
+def pack(pieces: Sequence[Piece]) -> PackedBatch:
+    """Lay the pieces out. Raises ValueError when a `kept` mask does not fit its completion."""
+    ids: list[int] = []
+    prefixes: list[Span] = []
+    completions: list[Span] = []
     predicts: list[Tensor] = []
     targets: list[Tensor] = []
-    for row, piece in enumerate(pieces):
-        request = piece.request
-        prefix, completions = request.prompt.token_ids, request.completions
-        sizes = torch.tensor([len(prefix), *(len(completion) for completion in completions)])
-        used = int(sizes.sum())
-        ids = torch.tensor([*prefix, *(token for completion in completions for token in completion)])
-        token_ids[row, :used] = ids
-        segments[row, :used] = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        start = len(prefix)
-        for number, completion in enumerate(completions):
-            positions = torch.arange(start - 1, start - 1 + len(completion))
-            positions[:1] = len(prefix) - 1  # the first token is predicted by the end of the prefix
-            wanted = ids[start : start + len(completion)]
-            if request.kept is not None:
-                mask = request.kept[number].cpu()
+    for group, piece in enumerate(pieces):
+        prefixes.append(Span(group, len(ids), len(piece.request.prompt.token_ids)))
+        ids += piece.request.prompt.token_ids
+        last = len(ids) - 1  # the end of the prefix predicts the first token of every completion
+        for number, completion in enumerate(piece.request.completions):
+            positions = torch.arange(len(ids) - 1, len(ids) - 1 + len(completion))
+            positions[:1] = last
+            wanted = torch.tensor(completion, dtype=torch.long)
+            if piece.request.kept is not None:
+                mask = piece.request.kept[number].cpu()
                 if mask.shape != wanted.shape:
                     raise ValueError(f"a kept mask of {len(mask)} tokens for a completion of {len(completion)}")
                 positions, wanted = positions[mask], wanted[mask]
-            predicts.append(row * length + positions)
+            completions.append(Span(group, len(ids), len(completion)))
+            ids += completion
+            predicts.append(positions)
             targets.append(wanted)
-            start += len(completion)
     empty = torch.empty(0, dtype=torch.long)
     return PackedBatch(
-        token_ids=token_ids,
-        segments=segments,
-        prefix_lengths=tuple(len(piece.request.prompt.token_ids) for piece in pieces),
+        token_ids=torch.tensor(ids),
+        prefixes=tuple(prefixes),
+        completions=tuple(completions),
         predicts=torch.cat(predicts) if predicts else empty,
         targets=torch.cat(targets) if targets else empty,
         counts=tuple(len(wanted) for wanted in targets),
     )
 
 
-def attention_mask(segments: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
-    """True where a token (third axis) may look at another (fourth): earlier ones of the prefix or of its own
-    completion. Padding looks at itself only, because a row of nothing would be NaN, and nobody looks at padding.
-    """
-    length = segments.shape[1]
-    query, key = segments[:, :, None], segments[:, None, :]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    own = torch.eye(length, dtype=torch.bool, device=segments.device)
-    return (earlier & (key >= 0) & ((key == 0) | (key == query)) | own)[:, None]
+def prefix_rows(
+    batch: PackedBatch, padding_id: int
+) -> tuple[Int[Tensor, "groups prefix"], Bool[Tensor, "groups prefix"]]:
+    """The prefixes alone, right-padded to a common length, and which of their columns hold a token."""
+    lengths = torch.tensor([span.length for span in batch.prefixes])
+    held = torch.arange(int(lengths.max())) < lengths[:, None]
+    token_ids = torch.full(held.shape, padding_id)
+    token_ids[held] = torch.cat([batch.token_ids[span.start : span.start + span.length] for span in batch.prefixes])
+    return token_ids, held
+
+
+def attention_mask(batch: PackedBatch) -> Bool[Tensor, "1 1 tokens tokens"]:
+    """True where a token (third axis) may look at another (fourth): earlier ones of its prefix or of its completion."""
+    group, segment = batch.groups(), batch.segments()
+    earlier = torch.ones(len(group), len(group), dtype=torch.bool).tril()
+    return (earlier & (group[:, None] == group) & ((segment == 0) | (segment[:, None] == segment)))[None, None]
 
 
 def restart_positions(
-    prefix_positions: Int[Tensor, "axes rows prefix"], batch: PackedBatch
-) -> Int[Tensor, "axes rows length"]:
-    """Rotary positions of packed rows: those of the prefix as given, then every completion from the prefix on.
+    prefix_positions: Int[Tensor, "axes groups prefix"], batch: PackedBatch
+) -> Int[Tensor, "axes 1 tokens"]:
+    """Rotary positions of a packed row: those of the prefixes as given, then every completion from its prefix on.
 
     In a plain row the first completion token stands one beyond the largest position of the prefix, on all axes.
     """
-    rows, length = batch.segments.shape
-    positions = torch.zeros((len(prefix_positions), rows, length), dtype=torch.long, device=batch.segments.device)
-    columns = torch.arange(length, device=batch.segments.device)
-    for row, prefix in enumerate(batch.prefix_lengths):
-        positions[:, row, :prefix] = prefix_positions[:, row, :prefix]
-        first = prefix_positions[:, row, :prefix].max() + 1
-        segments = batch.segments[row]
-        starts = torch.cat([torch.ones(1, dtype=torch.bool, device=segments.device), segments[1:] != segments[:-1]])
-        start = torch.where(starts, columns, torch.zeros_like(columns)).cummax(dim=0).values
-        positions[:, row, prefix:] = (first + columns - start)[prefix:] * (segments[prefix:] > 0)
-    return positions
+    axes = len(prefix_positions)
+    positions = torch.empty(axes, len(batch.token_ids), dtype=torch.long)
+    own = prefix_positions.cpu()
+    for span in batch.prefixes:
+        positions[:, span.start : span.start + span.length] = own[:, span.group, : span.length]
+    first = [int(own[:, span.group, : span.length].max()) + 1 for span in batch.prefixes]
+    for span in batch.completions:
+        start = first[span.group]
+        positions[:, span.start : span.start + span.length] = torch.arange(start, start + span.length)
+    return positions[:, None].to(prefix_positions.device)

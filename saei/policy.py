@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from saei.adapter_folder import ADAPTER_CONFIG, adapter_base
 from saei.adapters import adapter_parameters, add_adapter, merge_adapter, merged_state
-from saei.attention import implementation
+from saei.attention import implementation, reads_dense_masks
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
 from saei.families import Family, family_of, processor_file, supported_family
@@ -49,8 +49,9 @@ class Policy:
         self.image_token_id: int = model.config.image_token_id
         self.end_token_ids = _end_tokens(model, tokenizer, self.family.end_tokens)
         self.suppressed_token_ids = _known_tokens(tokenizer, self.family.never_sampled)
-        # relative price of attention in a packed row, see packing.rows_for_group
-        self.attention_cost = 1.0 / (6.0 * model.config.get_text_config().hidden_size)
+        # relative price of a dense mask over a packed row, see packing.rows_for_group
+        dense = reads_dense_masks(model)
+        self.attention_cost = 1.0 / (6.0 * model.config.get_text_config().hidden_size) if dense else 0.0
         self.engine: Any = None  # what samples in its place while there is one: saei.engines.serving
         self.packed_forwards = 0
         self.tokens_forward = 0

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from saei.attention import packed_mask
 from saei.families import family_of
 from saei.moved_text import moved_text
-from saei.packing import PackedBatch, Piece, pack, request_part, restart_positions, split_requests
+from saei.packing import PackedBatch, Piece, pack, prefix_rows, request_part, restart_positions, split_requests
 from saei.recomputing import recomputing
 from saei.token_scores import jensen_shannon, kullback_leibler
 from saei.types import ByteImages, PairScores, ScoreRequest, TokenScores
@@ -142,9 +142,9 @@ def _wanted_states(
     policy: Any, pieces: Sequence[Piece]
 ) -> tuple[Float[Tensor, "wanted width"], Int[Tensor, " wanted"], tuple[int, ...]]:
     """The hidden states that predict the wanted tokens, these tokens, and how many each completion has."""
-    batch = pack(pieces, policy.end_token_ids[0])
-    hidden = _hidden_states(policy, pieces, batch).flatten(0, 1)
-    return hidden[batch.predicts.to(hidden.device)], batch.targets.to(hidden.device), batch.counts
+    batch = pack(pieces)
+    hidden = _hidden_states(policy, pieces, batch)[0]
+    return hidden.index_select(0, batch.predicts.to(hidden.device)), batch.targets.to(hidden.device), batch.counts
 
 
 def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entropy_grad: bool) -> list[TokenScores]:
@@ -189,26 +189,27 @@ def _entropy(log_p: Float[Tensor, "tokens vocabulary"]) -> Float[Tensor, " token
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
-def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> Float[Tensor, "rows length width"]:
-    """Last hidden states of the packed rows: one forward pass of the stock model, mask and positions given."""
+def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> Float[Tensor, "1 tokens width"]:
+    """Last hidden states of the packed row: one forward pass of the stock model, mask and positions given."""
     device, model, family = policy.device, policy.model, family_of(policy.model)
-    token_ids, segments = batch.token_ids.to(device), batch.segments.to(device)
     images, order = _distinct_images(pieces)
-    prefix = int(max(batch.prefix_lengths))
     shown = [images[i] for i in order]
-    prefix_positions, _ = family.positions(model, policy.codec, token_ids[:, :prefix], segments[:, :prefix] == 0, shown)
+    prefix_ids, held = prefix_rows(batch, policy.end_token_ids[0])
+    prefix_positions, _ = family.positions(model, policy.codec, prefix_ids.to(device), held.to(device), shown)
     policy.packed_forwards += 1
-    tokens = int((batch.segments >= 0).sum())
     if torch.is_grad_enabled():
-        policy.tokens_backward += tokens
+        policy.tokens_backward += len(batch.token_ids)
     else:
-        policy.tokens_forward += tokens
-    shifts = [piece.request.text_shift for piece in pieces]
-    moved = moved_text(model.get_input_embeddings(), shifts, [range(prefix) for prefix in batch.prefix_lengths])
+        policy.tokens_forward += len(batch.token_ids)
+    moved = moved_text(
+        model.get_input_embeddings(),
+        [piece.request.text_shift for piece in pieces],
+        [(0, range(span.start, span.start + span.length)) for span in batch.prefixes],
+    )
     with moved, recomputing(model):
         return model.model(
-            input_ids=token_ids,
-            attention_mask=packed_mask(model, segments),
+            input_ids=batch.token_ids[None].to(device),
+            attention_mask=packed_mask(model, batch, device),
             position_ids=family.position_ids(restart_positions(prefix_positions, batch)),
             mm_encoder_outputs=family.reuse(family.encode(model, policy.codec, images), order) if images else {},
             use_cache=False,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saei.attention import implementation
 from saei.pixels import ImageCodec
 from saei.types import ScoreRequest
 from tests.sampler_models import ToyCodec, ToyPolicy, stock_inputs
@@ -17,11 +18,12 @@ CODEC = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28), "resample": 3, "
 def scored(toy: ToyPolicy) -> Any:
     """A toy policy with what scoring needs beyond sampling: the real codec, the counters and the cost model."""
     codec = toy.codec
+    toy.model.set_attn_implementation(implementation("sdpa", "cpu"))
     if isinstance(codec, ToyCodec):
         codec = ImageCodec(patch=codec.patch, merge=2, temporal=2, **CODEC)
     return SimpleNamespace(
         **{**vars(toy), "codec": codec, "device": torch.device("cpu")},
-        attention_cost=1 / 192,
+        attention_cost=0.0,
         packed_forwards=0,
         tokens_backward=0,
     )

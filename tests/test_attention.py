@@ -2,20 +2,37 @@
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from saei.attention import block_mask, implementation, packed_mask
+from saei.blocks import attend, blocks_of
 from saei.config import DataConfig, ModelConfig
-from saei.packing import attention_mask
+from saei.packing import PackedBatch, Piece, attention_mask, pack
 from saei.policy import load_policy
 from saei.sampler import sample
 from saei.scoring import score_requests
-from saei.types import SampleRequest
+from saei.types import Prompt, SampleRequest, ScoreRequest
 from tests.oracle import plain, scored, worst_difference
 from tests.sampler_models import prompts, qwen2_5_vl, qwen3_vl
 from tests.test_packing import requests_of
 
 MAKERS = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
-SEGMENTS = torch.tensor([[0, 0, 1, 1, 2, -1], [0, 1, 2, 2, 2, 3]])
+
+
+def batch_of(*groups: tuple[int, ...]) -> PackedBatch:
+    """Pieces of (length of the prefix, lengths of its completions)."""
+    requests = [
+        ScoreRequest(
+            prompt=Prompt(problem_id="p", token_ids=(7,) * prefix, images=()),
+            images=(),
+            completions=tuple((1,) * length for length in lengths),
+        )
+        for prefix, *lengths in groups
+    ]
+    return pack([Piece(request=request, request_index=0, members=()) for request in requests])
+
+
+BATCH = batch_of((2, 2, 1), (1, 1, 3, 1))
 
 
 def scores_of(policy, requests):
@@ -23,12 +40,13 @@ def scores_of(policy, requests):
         return score_requests(policy, requests, temperature=1.0, pack_tokens=4096, entropy_grad=False)
 
 
+@pytest.mark.parametrize("name", ["saei_eager", "sdpa", "eager"])  # the last two: models that others loaded
 @pytest.mark.parametrize("family", MAKERS)
-def test_packed_scores_of_eager_equal_the_plain_forward_of_sdpa(family):
+def test_packed_scores_of_other_back_ends_equal_the_plain_forward_of_sdpa(family, name):
     policy = scored(MAKERS[family](torch.float64))
     requests = requests_of(policy)
     expected = plain(policy, requests)
-    policy.model.set_attn_implementation("eager")
+    policy.model.set_attn_implementation(name)
     ours = scores_of(policy, requests)
     assert policy.packed_forwards == 1
     assert worst_difference(expected, ours) < 1e-5  # softmax in float32
@@ -36,7 +54,7 @@ def test_packed_scores_of_eager_equal_the_plain_forward_of_sdpa(family):
 
 def test_eager_samples_the_tokens_that_sdpa_samples():
     drawn = []
-    for name in ("sdpa", "eager"):
+    for name in ("sdpa", "saei_sdpa", "saei_eager"):
         policy = qwen2_5_vl(torch.float64)
         policy.model.set_attn_implementation(name)
         requests = [SampleRequest(prompt=p, images=p.images, indices=(0, 1)) for p in prompts(policy)]
@@ -47,26 +65,56 @@ def test_eager_samples_the_tokens_that_sdpa_samples():
             ).numpy(),
         )  # fmt: skip
         drawn.append([one.token_ids for group in rows for one in group])
-    assert drawn[0] == drawn[1] and len({*drawn[0]}) > 4
+    assert drawn[0] == drawn[1] == drawn[2] and len({*drawn[0]}) > 4
 
 
 def test_the_block_mask_lets_look_where_the_dense_mask_does():
-    mask = block_mask(SEGMENTS)
-    rows, length = SEGMENTS.shape
-    row, query, key = torch.meshgrid(torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij")
-    assert torch.equal(mask.mask_mod(row, torch.zeros_like(row), query, key), attention_mask(SEGMENTS)[:, 0])
+    mask, tokens = block_mask(BATCH.groups(), BATCH.segments()), len(BATCH.token_ids)
+    query, key = torch.meshgrid(torch.arange(tokens), torch.arange(tokens), indexing="ij")
+    nothing = torch.zeros_like(query)
+    assert torch.equal(mask.mask_mod(nothing, nothing, query, key), attention_mask(BATCH)[0, 0])
 
 
 def test_blocks_between_two_completions_are_skipped():
     # prefix of one block, then four completions of one block each: a completion looks at the prefix and itself
-    segments = torch.arange(5).repeat_interleave(128)[None]
-    assert block_mask(segments).to_dense()[0, 0].tolist() == [
+    batch = batch_of((128, 128, 128, 128, 128))
+    assert block_mask(batch.groups(), batch.segments()).to_dense()[0, 0].tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 0, 1, 0, 0],
         [1, 0, 0, 1, 0],
         [1, 0, 0, 0, 1],
     ]
+
+
+def test_attention_by_blocks_equals_attention_under_the_dense_mask_with_its_gradient():
+    # prefixes and completions of very different lengths, so that several blocks and their padding are met
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of((40, 5, 90, 33), (90, 1, 0, 70), (3, 40))
+    tokens = len(batch.token_ids)
+    shapes = ((1, 4, tokens, 8), (1, 2, tokens, 8), (1, 2, tokens, 8))
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+    def product(query, key, value, mask):
+        return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=True)
+
+    blocks = blocks_of(batch, "cpu")
+    assert len(blocks.blocks) > 4
+    ours = attend(*inputs, blocks, product).transpose(1, 2)
+    dense = scaled_dot_product_attention(*inputs, attention_mask(batch), enable_gqa=True)
+    torch.testing.assert_close(ours, dense, atol=1e-12, rtol=0)
+    direction = torch.randn(dense.shape, generator=generator, dtype=torch.float64)
+    for own, expected in zip(*(torch.autograd.grad(o, inputs, direction) for o in (ours, dense)), strict=True):
+        torch.testing.assert_close(own, expected, atol=1e-12, rtol=0)
+
+
+def test_the_blocks_of_many_short_completions_are_two_and_hold_no_pair_of_completions():
+    # 3 groups of prefix 40 with 12 completions of 5 to 16 tokens: 3 x 40 x 40 pairs of prefix tokens, and
+    # 36 x 16 x (40 + 16) of completions, in place of 3 x (40 + 126)^2 = 82,668 under dense masks
+    lengths = tuple(range(5, 17))
+    first, second = blocks_of(batch_of(*[(40, *lengths)] * 3), "cpu").blocks
+    assert (first.queries.shape, first.keys.shape, first.mask) == ((3, 40), (3, 40), None)
+    assert (second.queries.shape, second.keys.shape) == ((36, 16), (36, 56))
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -76,7 +124,7 @@ def test_packed_scores_of_flex_equal_the_plain_forward_of_sdpa(family):
     requests = requests_of(policy)
     expected = plain(policy, requests)
     policy.model.set_attn_implementation("saei_flex")
-    assert type(packed_mask(policy.model, SEGMENTS)).__name__ == "BlockMask"
+    assert type(packed_mask(policy.model, BATCH, "cpu")).__name__ == "BlockMask"
     with torch.compiler.set_stance("force_eager"):
         ours = scores_of(policy, requests)
     assert policy.packed_forwards == 1
@@ -87,7 +135,7 @@ def test_packed_scores_of_flex_equal_the_plain_forward_of_sdpa(family):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here, and flex_attention has no gradient on CPU")
 def test_packed_gradients_of_flex_equal_those_of_sdpa():
     gradients = []
-    for name in ("sdpa", "saei_flex"):
+    for name in ("saei_sdpa", "saei_flex"):
         policy = scored(qwen2_5_vl(torch.float32))
         policy.model.to("cuda").set_attn_implementation(name)
         policy.device = torch.device("cuda")
@@ -119,4 +167,4 @@ def test_flex_is_refused_on_a_cpu():
 
 def test_the_setting_reaches_the_decoder():
     policy = load_policy(ModelConfig(attention="eager", device="cpu"), DataConfig())
-    assert policy.model.config.get_text_config()._attn_implementation == "eager"
+    assert policy.model.config.get_text_config()._attn_implementation == "saei_eager"

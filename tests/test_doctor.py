@@ -182,8 +182,8 @@ def test_other_normalisation_than_the_processors_is_red(patient, policy, monkeyp
 
 
 def test_completions_that_see_each_other_are_red(patient, monkeypatch):
-    def causal(model, segments):
-        length = segments.shape[1]
+    def causal(model, batch, device):
+        length = len(batch.token_ids)
         return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
 
     monkeypatch.setattr("saei.scoring.packed_mask", causal)

@@ -257,7 +257,7 @@ def test_results_do_not_depend_on_how_the_update_batch_is_split(name, policy, pr
     monkeypatch.setattr(policy, "attention_cost", 10.0)  # every completion in a row of its own: groups are split too
     parts = learned(policy, progress, wide_config(base, **settings, **SMALL_BATCHES))
     assert parts.passes >= whole.passes + 3
-    assert_same_learning(parts, whole, 1e-10)
+    assert_same_learning(parts, whole, 1e-9)  # the stock image tower rotates in float32
 
 
 @pytest.mark.parametrize("scope", ["agg_scope", "pick_scope"])

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import torch
 
-import saei.attention
+import saei.blocks
 import saei.scoring
 from saei.config import DataConfig, ModelConfig
 from saei.data import load_problems
-from saei.packing import Piece, attention_mask, pack, rows_for_group, split_requests
+from saei.packing import Piece, attention_mask, pack, restart_positions, rows_for_group, split_requests
 from saei.policy import load_policy
 from saei.scoring import score_requests
 from saei.types import Prompt, ScoreRequest, to_unit
@@ -161,11 +161,14 @@ def test_active_dropout_is_refused():
 
 
 def completions_see_each_other(policy, requests, monkeypatch):
-    def causal(segments):
-        length = segments.shape[1]
-        return attention_mask(torch.where(segments > 0, 0, segments)) | torch.eye(length, dtype=torch.bool)
+    original = saei.blocks._beside_prefixes
 
-    monkeypatch.setattr(saei.attention, "attention_mask", causal)
+    def neighbours(spans, prefixes):
+        own, keys, mask = original(spans, prefixes)
+        prefix = keys[:, : keys.shape[1] - own.shape[1]]
+        return own, torch.cat([prefix, own.roll(1, dims=0)], dim=1), mask  # beside a prefix stands the neighbour
+
+    monkeypatch.setattr(saei.blocks, "_beside_prefixes", neighbours)
     return requests
 
 
@@ -174,9 +177,11 @@ def positions_run_on(policy, requests, monkeypatch):
 
     def run_on(prefix_positions, batch):
         positions = original(prefix_positions, batch)
-        for row, prefix in enumerate(batch.prefix_lengths):
-            rest = positions.shape[2] - prefix
-            positions[:, row, prefix:] = prefix_positions[:, row, :prefix].max() + 1 + torch.arange(rest)
+        for prefix in batch.prefixes:
+            own = [span for span in batch.completions if span.group == prefix.group]
+            first = prefix_positions[:, prefix.group, : prefix.length].max() + 1
+            start, end = prefix.start + prefix.length, own[-1].start + own[-1].length
+            positions[:, 0, start:end] = first + torch.arange(end - start)
         return positions
 
     monkeypatch.setattr(saei.scoring, "restart_positions", run_on)
@@ -199,17 +204,20 @@ def no_token_types(policy, requests, monkeypatch):
     return requests
 
 
-def one_unmasked_pad(policy, requests, monkeypatch):
-    def leaky(segments):
-        mask = attention_mask(segments)
-        mask[..., -1] |= (segments[:, -1] < 0)[:, None, None]
-        return mask
+def a_prefix_sees_the_padding(policy, requests, monkeypatch):
+    original = saei.blocks._beside_prefixes
 
-    monkeypatch.setattr(saei.attention, "attention_mask", leaky)
+    def leaky(spans, prefixes):
+        own, keys, mask = original(spans, prefixes)
+        mask = mask.clone()
+        mask[..., : keys.shape[1] - own.shape[1]] = True
+        return own, keys, mask
+
+    monkeypatch.setattr(saei.blocks, "_beside_prefixes", leaky)
     return requests
 
 
-FAULTS = [completions_see_each_other, positions_run_on, another_image, no_token_types, one_unmasked_pad]
+FAULTS = [completions_see_each_other, positions_run_on, another_image, no_token_types, a_prefix_sees_the_padding]
 
 
 @pytest.mark.parametrize(
@@ -274,13 +282,13 @@ def test_rows_of_a_group_follow_the_cost_model():
     assert rows_for_group(100, [100] * 4, 350, 0.0) == 2
 
 
-def test_batches_stay_within_the_budget_with_their_padding_and_lose_no_completion():
+def test_batches_stay_within_the_budget_and_lose_no_completion():
     policy = scored(qwen2_5_vl())
     requests = requests_of(policy)
     batches = split_requests(requests, 40, 1 / 192)
     assert len(batches) > 1
     for batch in batches:
-        assert len(batch) * max(piece.tokens for piece in batch) <= 40
+        assert sum(piece.tokens for piece in batch) <= 40
     members = sorted((piece.request_index, member) for batch in batches for piece in batch for member in piece.members)
     assert members == [(i, m) for i, request in enumerate(requests) for m in range(len(request.completions))]
 
@@ -308,19 +316,26 @@ def test_a_packed_row_by_hand():
     request = ScoreRequest(
         prompt=Prompt(problem_id="p", token_ids=(7, 8), images=()), images=(), completions=((1, 2), (3,))
     )
-    batch = pack([Piece(request=request, request_index=0, members=(0, 1))], padding_id=0)
-    assert batch.token_ids.tolist() == [[7, 8, 1, 2, 3]]
-    assert batch.segments.tolist() == [[0, 0, 1, 1, 2]]
-    # token 1 is predicted by 8 (column 1), token 2 by 1 (column 2), token 3 again by 8
-    assert batch.predicts.tolist() == [1, 2, 1]
-    assert batch.targets.tolist() == [1, 2, 3]
-    assert attention_mask(batch.segments)[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
+    batch = pack([Piece(request=request, request_index=0, members=(0, 1))] * 2)
+    assert batch.token_ids.tolist() == [7, 8, 1, 2, 3] * 2
+    assert batch.groups().tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert batch.segments().tolist() == [0, 0, 1, 1, 2, 0, 0, 3, 3, 4]
+    # token 1 is predicted by 8 (place 1), token 2 by 1 (place 2), token 3 again by 8
+    assert batch.predicts.tolist() == [1, 2, 1, 6, 7, 6]
+    assert batch.targets.tolist() == [1, 2, 3] * 2
+    one = torch.tensor(
+        [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0],
+            [1, 1, 0, 0, 1],
+        ]
+    )
+    assert torch.equal(attention_mask(batch)[0, 0].int(), torch.block_diag(one, one).int())
+    # prefix positions (3, 4) and (3, 9): what follows a prefix starts at 5, and at 10
+    positions = restart_positions(torch.tensor([[[3, 4], [3, 9]]]), batch)
+    assert positions.tolist() == [[[3, 4, 5, 6, 5, 3, 9, 10, 11, 10]]]
 
 
 # --- moved text
