@@ -1,8 +1,7 @@
 """Teacher-forced log-probs and entropies of given completions, by packed forward passes.
 
 The vision tower runs once per distinct image of a pass, the decoder once per packed row, and the LM head only where a
-wanted token is predicted, in chunks whose logits are made again in the backward pass, so that no more than one chunk
-of logits is ever held. Softmax is in float32, or in float64 for a float64 model.
+wanted token is predicted (`saei.head`, which never holds the logits of all of them).
 
 `score_pairs` compares the distributions under two images.
 """
@@ -14,18 +13,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from saei.attention import packed_mask
 from saei.families import family_of
+from saei.head import CHUNK_VALUES, entropy_of, head_scores, wide
 from saei.moved_text import moved_text
 from saei.packing import PackedBatch, Piece, pack, prefix_rows, request_part, restart_positions, split_requests
 from saei.recomputing import recomputing
 from saei.token_scores import jensen_shannon, kullback_leibler
 from saei.types import ByteImages, PairScores, ScoreRequest, TokenScores
-
-CHUNK_VALUES = 2**26
-"""Logits held at a time, in numbers (256 MB in float32)."""
 
 
 def score_requests(
@@ -109,10 +105,10 @@ def _compare(
     size = max(1, CHUNK_VALUES // (2 * head.weight.shape[0]))  # two sets of logits at a time
     chunks = []
     for own, other, ids in zip(states.split(size), other_states.split(size), targets.split(size), strict=True):
-        logits, columns = _wide(head(own)), ids[:, None]
+        logits, columns = wide(head(own)), ids[:, None]
         log_p = torch.log_softmax(logits / temperature, dim=-1)
-        log_q = torch.log_softmax(_wide(head(other)) / temperature, dim=-1)
-        entropies = _entropy(log_p), _entropy(torch.log_softmax(logits, dim=-1)), _entropy(log_q)
+        log_q = torch.log_softmax(wide(head(other)) / temperature, dim=-1)
+        entropies = entropy_of(log_p), entropy_of(torch.log_softmax(logits, dim=-1)), entropy_of(log_q)
         picked = log_p.gather(-1, columns)[:, 0], log_q.gather(-1, columns)[:, 0]
         chunks.append((*picked, *entropies, jensen_shannon(log_p, log_q), kullback_leibler(log_p, log_q)))
     per_value = [torch.cat(values).split(list(counts)) for values in zip(*chunks, strict=True)]
@@ -148,45 +144,11 @@ def _wanted_states(
 
 
 def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entropy_grad: bool) -> list[TokenScores]:
-    wanted, targets, counts = _wanted_states(policy, pieces)
-    head, vocabulary = policy.model.get_output_embeddings(), policy.model.get_output_embeddings().weight.shape[0]
-    size = max(1, CHUNK_VALUES // vocabulary)
-    chunks = []
-    for states, ids in zip(wanted.split(size), targets.split(size), strict=True):
-        if len(wanted) > size and torch.is_grad_enabled():
-            chunk = checkpoint(_head, head, states, ids, temperature, entropy_grad, use_reentrant=False)
-        else:
-            chunk = _head(head, states, ids, temperature, entropy_grad)
-        chunks.append(chunk)
-    logprobs, entropy, entropy_t1 = (torch.cat(values) for values in zip(*chunks, strict=True))
-    per_completion = zip(*(values.split(list(counts)) for values in (logprobs, entropy, entropy_t1)), strict=True)
+    states, targets, counts = _wanted_states(policy, pieces)
+    head = policy.model.get_output_embeddings()
+    scores = head_scores(head, states, targets, temperature=temperature, entropy_grad=entropy_grad)
+    per_completion = zip(*(values.split(list(counts)) for values in scores), strict=True)
     return [TokenScores(logprobs=lp, entropy=h, entropy_t1=h1) for lp, h, h1 in per_completion]
-
-
-def _head(
-    head: nn.Module,
-    states: Float[Tensor, "tokens width"],
-    targets: Int[Tensor, " tokens"],
-    temperature: float,
-    entropy_grad: bool,
-) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """Log-prob of the target and entropy at `temperature`, and entropy at temperature 1 (never with gradient)."""
-    logits = _wide(head(states))
-    log_p = torch.log_softmax(logits / temperature, dim=-1)
-    logprobs = log_p.gather(-1, targets[:, None])[:, 0]
-    entropy = _entropy(log_p if entropy_grad else log_p.detach())
-    if temperature == 1.0:
-        return logprobs, entropy, entropy.detach()
-    return logprobs, entropy, _entropy(torch.log_softmax(logits.detach(), dim=-1))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _entropy(log_p: Float[Tensor, "tokens vocabulary"]) -> Float[Tensor, " tokens"]:
-    """Shannon entropy in nats; 0 * log 0 counts as 0 because exp underflows before the product can be NaN."""
-    return -(log_p.exp() * log_p).sum(dim=-1)
 
 
 def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> Float[Tensor, "1 tokens width"]:

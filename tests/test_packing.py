@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import saei.blocks
+import saei.head
 import saei.scoring
 from saei.config import DataConfig, ModelConfig
 from saei.data import load_problems
@@ -107,19 +108,28 @@ def test_kept_tokens_alone_are_scored_and_none_may_be_kept():
         torch.testing.assert_close(some.entropy, all_tokens.entropy[mask], atol=1e-9, rtol=0)
 
 
-def test_chunks_of_the_head_change_nothing_and_keep_the_gradient(monkeypatch):
+def test_tiles_and_chunks_of_the_head_change_nothing_and_keep_the_gradient(monkeypatch):
     policy = scored(qwen2_5_vl())
     requests = requests_of(policy)
     weight = policy.model.get_output_embeddings().weight
-    gradients = []
-    for values in (saei.scoring.CHUNK_VALUES, 64 * 7):  # all at once, and seven tokens at a time
-        monkeypatch.setattr(saei.scoring, "CHUNK_VALUES", values)
+
+    def gradient() -> torch.Tensor:
         policy.model.zero_grad()
         torch.cat(
             [s.logprobs + s.entropy for g in score(policy, requests, entropy_grad=True) for s in g]
         ).sum().backward()
-        gradients.append(weight.grad.clone())
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-9, rtol=1e-9)
+        return weight.grad.clone()
+
+    kept = gradient()
+    monkeypatch.setattr(saei.head, "KEPT_VALUES", 0)
+    monkeypatch.setattr(saei.head, "TILES", {"cpu": (7, 20)})
+    tiled = gradient()
+    monkeypatch.setattr(saei.head, "is_plain", lambda head, states: False)
+    at_once = gradient()
+    monkeypatch.setattr(saei.head, "CHUNK_VALUES", 64 * 7)  # seven tokens at a time
+    chunked = gradient()
+    for other in (tiled, kept, chunked):
+        torch.testing.assert_close(at_once, other, atol=1e-9, rtol=1e-9)
 
 
 def test_tokens_are_counted_by_whether_a_gradient_is_kept():

@@ -6,14 +6,14 @@ from typing import Any
 
 from saei.config import Config
 from saei.decoder import GROWTH
+from saei.head import CHUNK_VALUES, tile_bytes
 from saei.plan.activations import decoder_bytes, vision_bytes
 from saei.plan.storage import Layout, at_rest, gathered_for_update, gathered_whole, gradients
 from saei.plan.workload import Workload
-from saei.scoring import CHUNK_VALUES
 
 GIB = 2**30
 LOGIT_COPIES = 6
-"""Tensors in the shape of the logits chunk at once, in float32: logits, scaled, log-softmax, its exp, two gradients."""
+"""Tensors in the shape of the logits at once, in float32: logits, scaled, log-softmax, its exp, two gradients."""
 RESERVE = 0.10
 """Share of a device left free: fragments of the allocator, CUDA's own context, kernels' workspaces."""
 
@@ -86,7 +86,7 @@ def _attack(config: Config, model: Any, codec: Any, layout: Layout, work: Worklo
         parts |= {
             "decoder activations": decoder_bytes(model.config, dtype, longest, recompute=again, weights=False),
             "vision activations": together * kept,
-            "logits chunk": LOGIT_COPIES * CHUNK_VALUES * 4,
+            "logits": _logits(layout, compared=config.select.score != "entropy"),
         }
     return parts
 
@@ -101,8 +101,13 @@ def _scoring(config: Config, model: Any, layout: Layout) -> dict[str, int]:
     return {
         "gathered weights": gathered_whole(model, layout),
         "one pass": tokens * (3 * text.intermediate_size + 6 * text.hidden_size + tokens) * layout.compute.itemsize,
-        "logits chunk": LOGIT_COPIES * CHUNK_VALUES * 4,
+        "logits": _logits(layout, compared=bool(config.score_view_users())),
     }
+
+
+def _logits(layout: Layout, *, compared: bool) -> int:
+    """Tiles of the head, or chunks of whole logits where the distributions under two images are compared."""
+    return LOGIT_COPIES * CHUNK_VALUES * 4 if compared else tile_bytes(layout.compute, "cuda")
 
 
 def _update(config: Config, model: Any, layout: Layout) -> dict[str, int]:
@@ -115,7 +120,7 @@ def _update(config: Config, model: Any, layout: Layout) -> dict[str, int]:
             model.config, layout.compute, tokens, recompute=layout.recompute, weights=True
         ),
         "gradients of activations": tokens * (3 * text.intermediate_size + 2 * tokens) * layout.compute.itemsize,
-        "logits chunk": LOGIT_COPIES * CHUNK_VALUES * 4,
+        "logits": _logits(layout, compared=False),
     }
 
 
