@@ -30,7 +30,7 @@ from saei.policy import Policy, load_policy
 from saei.types import Prompt
 
 GRID = (
-    "84x1x128", "84x4x128", "84x8x32", "84x8x128", "84x8x256", "448x1x32", "448x4x32", "448x8x32", "448x4x128",
+    "84x1x128", "84x8x32", "448x1x32", "448x4x32", "84x4x128", "448x8x32", "84x8x128", "448x4x128", "84x8x256",
 )  # fmt: skip
 QUICK = ("84x1x8", "168x2x8")
 
@@ -106,7 +106,7 @@ def table_of(figures: list[dict[str, Any]], left_out: str | None, settings: Sett
     table = Table(title=title, caption=left_out)
     for column in ("image (px)", "prompts", "rows", "length", "ours (s)", "generate (s)", "floor (s)"):
         table.add_column(column, justify="right")
-    for column in ("ours (tokens/s)", "generate / ours", "ours / floor", "rounds"):
+    for column in ("ours (tok/s)", "generate / ours", "ours / floor", "rounds"):
         table.add_column(column, justify="right")
     for row in figures:
         seconds = {name: f"{spread['median']:.3f}" for name, spread in row["seconds"].items()}
