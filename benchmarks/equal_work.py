@@ -134,17 +134,16 @@ def logprob_difference(made: Any, rows: SameRows) -> float:
 
 def seconds_per_row(made: Any, rows: SameRows, batches: Sequence[int]) -> Mapping[int, float]:
     """Forward and backward of TRL's loss at several `per_device_train_batch_size`: seconds of a completion."""
-    seconds: dict[int, float] = {}
-    for batch in batches:
-        taken: list[float] = []
-        for _ in range(2):
-            start = time.perf_counter()
-            logprobs, _, _ = made._get_per_token_logps_and_entropies(made.model, **rows.first(batch))
-            logprobs.sum().backward()
-            taken.append(time.perf_counter() - start)
-            made.model.zero_grad(set_to_none=True)
-        seconds[batch] = min(taken) / batch
-    return seconds
+
+    def once(batch: int) -> float:
+        start = time.perf_counter()
+        logprobs, _, _ = made._get_per_token_logps_and_entropies(made.model, **rows.first(batch))
+        logprobs.sum().backward()
+        made.model.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+    once(min(batches))
+    return {batch: once(batch) / batch for batch in batches}
 
 
 def refuse_other_lengths(lengths: Sequence[int], completions: int, length: int, whose: str) -> None:

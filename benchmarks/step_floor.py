@@ -5,7 +5,6 @@ its prompt once; attention to the cache, sampling, rewards and the optimizer are
 of the stock model on rows of that size: no packing, no mask, no cache, no padding.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.turn import Turn
+from benchmarks.turn import Turn, stopwatch
 from saei.policy import Policy
 from saei.types import Prompt
 
@@ -41,14 +40,20 @@ class Floor:
     def __call__(self) -> Turn:
         """Of each kind of pass the faster arrangement: all rows at once, or one after the other."""
         rows = {"prefill": self._prompt, "update": torch.cat([self._prompt, self._answers])}
-        phases = {"prefill": 0.0, "decode": self._decode(), "update": 0.0}
+        taken = {"decode": self._decode()}
         for phase, one in (("prefill", self._forward), ("update", self._backward)):
-            seconds = min(self._passes(one, rows[phase], at_once) for at_once in {self._rows, 1})
+            wall, cpu = min(self._passes(one, rows[phase], at_once) for at_once in {self._rows, 1})
             # the first prompt stands for all, and others may be a few tokens longer or shorter
-            phases[phase] = seconds * self.tokens[phase] / (len(rows[phase]) * self._rows)
-        return Turn(seconds=sum(phases.values()), phases=phases, tokens=self.tokens)
+            share = self.tokens[phase] / (len(rows[phase]) * self._rows)
+            taken[phase] = wall * share, cpu * share
+        return Turn(
+            seconds=sum(wall for wall, _ in taken.values()),
+            cpu_seconds=sum(cpu for _, cpu in taken.values()),
+            phases={phase: taken[phase][0] for phase in self.tokens},
+            tokens=self.tokens,
+        )
 
-    def _passes(self, one: Callable[[dict[str, Any]], None], row: Tensor, at_once: int) -> float:
+    def _passes(self, one: Callable[[dict[str, Any]], None], row: Tensor, at_once: int) -> tuple[float, float]:
         """Seconds of all rows, `at_once` in a pass."""
         inputs = {
             "input_ids": row.repeat(at_once, 1),
@@ -56,10 +61,10 @@ class Floor:
             "pixel_values": self._pixels.repeat(at_once, 1),
             "image_grid_thw": self._grid.repeat(at_once, 1),
         }
-        start = time.perf_counter()
+        passed = stopwatch()
         for _ in range(self._rows // at_once):
             one(inputs)
-        return time.perf_counter() - start
+        return passed()
 
     def _forward(self, inputs: dict[str, Any]) -> None:
         with torch.no_grad():
@@ -72,10 +77,10 @@ class Floor:
         cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
         self._model.zero_grad(set_to_none=True)
 
-    def _decode(self) -> float:
+    def _decode(self) -> tuple[float, float]:
         tokens = self._answers[:1].repeat(self._rows * self._completions, 1)
-        start = time.perf_counter()
+        passed = stopwatch()
         with torch.no_grad():
             for _ in range(self._length - 1):
                 self._model(input_ids=tokens, use_cache=False)
-        return time.perf_counter() - start
+        return passed()

@@ -8,9 +8,9 @@ Same weights, problems, lengths (end tokens suppressed), loss and optimizer on b
 step's tokens through plain passes of the stock model (`step_floor`).
 """
 
+import json
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from benchmarks.step_vs_trl_table import show
 from benchmarks.timing import Spread, machine, ratio, write_figures
 from benchmarks.trl_contender import cannot_run, not_default, trainer, trl_arguments
 from benchmarks.trl_turns import take_turns
-from benchmarks.turn import Turn
+from benchmarks.turn import Turn, stopwatch
 from saei.cli import BadInput, run_main
 from saei.config import Config, with_overrides
 from saei.data import load_problems
@@ -66,6 +66,8 @@ class Settings:
     """Tokens of every completion."""
     trl_batches: tuple[int, ...] = (96, 48, 24, 12, 6)
     """TRL's per_device_train_batch_size: each is tried on its loss, the fastest is taken; the rest is accumulated."""
+    trl_options: tuple[str, ...] = ()
+    """Further arguments of TRL's GRPOConfig, e.g. `torch_compile=true`; values are JSON. Equal work stays asserted."""
     threads: int = 1
     """CPU threads of torch."""
     quick: bool = False
@@ -79,6 +81,15 @@ class Settings:
                 raise BadInput(f"{name} needs 1 entry or {len(self.pixels)}, one for each of pixels")
         if any(side % 28 or side < 84 for side in self.pixels):
             raise BadInput(f"pixels must be multiples of 28 from 84 on, got {self.pixels}")
+        self.trl_arguments()
+
+    def trl_arguments(self) -> dict[str, Any]:
+        """`trl_options` as GRPOConfig takes them."""
+        entries = [entry.partition("=") for entry in self.trl_options]
+        try:
+            return {name: json.loads(value) for name, _, value in entries}
+        except json.JSONDecodeError as error:
+            raise BadInput(f"trl_options entries read name=value with a JSON value, got {self.trl_options}") from error
 
     def workloads(self) -> list[tuple[int, int, int]]:
         """(side in pixels, problems, rounds)."""
@@ -101,17 +112,18 @@ class OurStep:
     def __call__(self) -> Turn:
         size = self.run.config.rollout.problems_per_step
         batch = self._problems[self._step * size :][:size]
-        start = time.perf_counter()
+        passed = stopwatch()
         row = train_step(self.run, [batch], self._step)
         self.run.recorder.add("steps", [row])
         self.run.recorder.flush()
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = passed()
         self._step += 1
         phases = {name.removeprefix("time_"): row[name] for name in row if name.startswith("time_")}
         del phases["step"]
         length = round(row["completion_length"])
         return Turn(
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             phases=phases | {"other": seconds - sum(phases.values())},
             lengths=(length,) * round(row["tokens_generated"] / length),
             tokens={kind: row[f"tokens_{kind}"] for kind in ("generated", "forward", "backward")},
@@ -163,8 +175,8 @@ def measure(side: int, problems: int, rounds: int, settings: Settings, folder: P
     with Scorer(config.reward) as scorer:
 
         def of_trl(per_device: int) -> Any:
-            out = str(folder / f"trl-{side}-{per_device}")
-            return trainer(trl_arguments(config, ours, per_device, steps, out), config, scorer, shown)
+            arguments = trl_arguments(config, ours, per_device, steps, str(folder / f"trl-{side}-{per_device}"))
+            return trainer(arguments | settings.trl_arguments(), config, scorer, shown)
 
         tried = [b for b in settings.trl_batches if completions % b == 0 and b * row_tokens <= MOST_TOKENS] or [1]
         first = of_trl(tried[0])
@@ -196,20 +208,29 @@ def measure(side: int, problems: int, rounds: int, settings: Settings, folder: P
 def figures(turns: dict[str, list[Turn]]) -> dict[str, Any]:
     """Medians and spreads of the timed rounds; memory is that of the warm-up."""
     timed = {name: rounds[1:] for name, rounds in turns.items()}
-    seconds = {name: [turn.seconds for turn in rounds] for name, rounds in timed.items()}
+    wall = {name: [turn.seconds for turn in rounds] for name, rounds in timed.items()}
+    cpu = {name: [turn.cpu_seconds for turn in rounds] for name, rounds in timed.items()}
     return {
-        "seconds": {name: asdict(Spread.of(values)) for name, values in seconds.items()},
-        "ratios": {
-            f"{name}/{base}": asdict(ratio(seconds[name], seconds[base]))
-            for name, base in (("trl", "ours"), ("ours", "floor"), ("trl", "floor"))
-        },
+        "seconds": _spreads(wall),
+        "cpu_seconds": _spreads(cpu),
+        "ratios": _ratios(wall),
+        "cpu_ratios": _ratios(cpu),
         "phases": {
             name: {phase: median(turn.phases[phase] for turn in rounds) for phase in rounds[0].phases}
             for name, rounds in timed.items()
         },
         "tokens": {name: rounds[-1].tokens for name, rounds in timed.items()},
-        "peak_mb": {name: rounds[0].peak_mb for name, rounds in turns.items()},
+        "grown_mb": {name: rounds[0].grown_mb for name, rounds in turns.items()},
     }
+
+
+def _spreads(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    return {name: asdict(Spread.of(values)) for name, values in seconds.items()}
+
+
+def _ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    pairs = (("trl", "ours"), ("ours", "floor"), ("trl", "floor"))
+    return {f"{name}/{base}": asdict(ratio(seconds[name], seconds[base])) for name, base in pairs}
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -221,8 +242,8 @@ def main(settings: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         workloads = [measure(*workload, settings, Path(folder)) for workload in settings.workloads()]
     result = {"settings": asdict(settings), "workloads": workloads, "cannot_run": cannot_run()}
-    show(result)
     write_figures(settings.out, "step_vs_trl", where, result)
+    show(result)
     return result
 
 

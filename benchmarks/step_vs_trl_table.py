@@ -36,8 +36,12 @@ def _seconds(workloads: list[dict[str, Any]], threads: int) -> Table:
             f"{own['problems']} x {size} x {own['length']}",
             str(own["seconds"]["trl"]["rounds"]),
             *(_spread(own["seconds"][name]) for name in ("trl", "ours", "floor")),
-            *(f"{own['ratios'][name]['median']:.2f}" for name in ("trl/ours", "ours/floor", "trl/floor")),
+            *(
+                f"{own['ratios'][name]['median']:.2f}\n({own['cpu_ratios'][name]['median']:.2f})"
+                for name in ("trl/ours", "ours/floor", "trl/floor")
+            ),
         )
+    table.caption = "A ratio in brackets is that of computed seconds, which other load on the machine disturbs less."
     return table
 
 
@@ -89,11 +93,11 @@ def _floor(workloads: list[dict[str, Any]]) -> Table:
 
 
 def _memory_and_batches(workloads: list[dict[str, Any]]) -> Table:
-    title = "Peak resident memory of the process in the warm-up, and TRL's micro-batch (tried: seconds of a row)"
+    title = "Peak of memory over what was held before (warm-up round), and TRL's micro-batch (tried: seconds of a row)"
     columns = ("pixels", "TRL, MB", "ours, MB", "per_device_train_batch_size", "tried", "log-probs differ by")
     table = Table(*columns, title=title)
     for own in workloads:
-        peaks = [own["peak_mb"][name] for name in ("trl", "ours")]
+        peaks = [own["grown_mb"][name] for name in ("trl", "ours")]
         table.add_row(
             str(own["pixels"]),
             *("not told here" if peak is None else f"{peak:,.0f}" for peak in peaks),

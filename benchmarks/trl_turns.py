@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from benchmarks.turn import Turn, forget_peak, peak_mb
+from benchmarks.turn import Turn, growth, stopwatch
 
 PHASES = ("data", "processor", "generate", "reward", "forward", "backward", "optimizer")
 """What TRL's step is split into; the rest is `other`."""
@@ -24,7 +24,7 @@ class PhaseClock:
     def __init__(self, made: Any) -> None:
         self.seconds: dict[str, float] = {}
         self.lengths: list[int] = []
-        self.began = 0.0
+        self.passed = stopwatch()
         self._inside = False
         accelerator, images = made.accelerator, made.processing_class.image_processor
         self._wrap(made, "_tokenize_prompts", "processor")
@@ -39,13 +39,13 @@ class PhaseClock:
         """A step begins."""
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.lengths = []
-        self.began = time.perf_counter()
+        self.passed = stopwatch()
 
     def stop(self) -> Turn:
         """The step is over; what belongs to no phase is `other`."""
-        total = time.perf_counter() - self.began
+        total, cpu = self.passed()
         phases = self.seconds | {"other": total - sum(self.seconds.values())}
-        return Turn(seconds=total, phases=phases, lengths=tuple(self.lengths))
+        return Turn(seconds=total, cpu_seconds=cpu, phases=phases, lengths=tuple(self.lengths))
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -82,13 +82,14 @@ class _Turns(TrainerCallback):
         self.clock, self.others = clock, others
         self.turns: dict[str, list[Turn]] = {name: [] for name in ("trl", *others)}
         self._updating = 0.0
+        self._grown: Callable[[], float | None] = lambda: None
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._begin("trl")
         self.clock.start()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.clock.seconds["data"] += time.perf_counter() - self.clock.began
+        self.clock.seconds["data"] += self.clock.passed()[0]
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._updating = time.perf_counter()
@@ -105,10 +106,10 @@ class _Turns(TrainerCallback):
 
     def _begin(self, name: str) -> None:
         if not self.turns[name]:
-            forget_peak()
+            self._grown = growth()
 
     def _end(self, name: str, turn: Turn) -> None:
-        self.turns[name].append(replace(turn, peak_mb=None if self.turns[name] else peak_mb()))
+        self.turns[name].append(replace(turn, grown_mb=None if self.turns[name] else self._grown()))
 
 
 def take_turns(made: Any, others: Mapping[str, Callable[[], Turn]]) -> dict[str, list[Turn]]:

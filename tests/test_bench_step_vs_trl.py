@@ -72,4 +72,10 @@ def test_settings_that_fit_no_workload_are_refused():
         Settings(rounds=(1, 2))
     with pytest.raises(BadInput, match="multiples of 28"):
         Settings(pixels=(100,), problems=(8,), rounds=(1,))
+    with pytest.raises(BadInput, match="trl_options"):
+        Settings(trl_options=("optim=adamw_torch",))
+    assert Settings(trl_options=('optim="adamw_torch"', "torch_compile=true")).trl_arguments() == {
+        "optim": "adamw_torch",
+        "torch_compile": True,
+    }
     assert Settings(pixels=(84, 448), problems=(8,), rounds=(7, 3)).workloads() == [(84, 8, 7), (448, 8, 3)]
