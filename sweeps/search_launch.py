@@ -55,10 +55,12 @@ def open_source(
     if not is_search(command, sweep):
         from sweeps.source import Listed
         from sweeps.study import SweepStudy
+        from sweeps.turns import in_turn  # which loads torch, through the views
 
         with SweepStudy(command.name, folder, trials) as study:
             try:
-                yield Listed(trials, study)
+                # an array on Slurm has its tasks in the plan's order, and as many places as it gets
+                yield Listed(trials, study, None if command.on == "slurm" else in_turn(trials))
             finally:
                 if command.on == "slurm":
                     study.hand_over()  # the jobs go on when the runner does not

@@ -38,10 +38,14 @@ class Source(Protocol):
 
 
 class Listed:
-    """The trials of an ordinary sweep, in order; the study is told what becomes of them."""
+    """The trials of an ordinary sweep; the study is told what becomes of them.
 
-    def __init__(self, trials: Sequence[Trial], study: "SweepStudy") -> None:
-        self._all, self._waiting, self._study = list(trials), deque(trials), study
+    They are given in the order of `turns`, the same trials, where that is said, and shown in their own.
+    """
+
+    def __init__(self, trials: Sequence[Trial], study: "SweepStudy", turns: Sequence[Trial] | None = None) -> None:
+        self._all, self._study = list(trials), study
+        self._waiting = deque(trials if turns is None else turns)
 
     def take(self, room: int) -> list[Trial]:
         return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
