@@ -25,9 +25,13 @@ STEPS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingWork:
-    """`completions` of exactly `length` tokens for each prompt; `rows` completions are decoded at a time by ours."""
+    """`completions` of exactly `length` tokens for each prompt; ours decodes at most `batch_rows` of them at a time.
+
+    `stock` is the stock model, of the same weights.
+    """
 
     policy: Any
+    stock: Any
     prompts: tuple[Prompt, ...]
     completions: int
     length: int
@@ -67,9 +71,9 @@ def ours(work: SamplingWork, completions: int, length: int, draw: Noise | None) 
 
 def contenders(work: SamplingWork) -> dict[str, Callable[[], Any]]:
     """Who takes turns; the last two make the floor."""
-    policy, model = work.policy, work.policy.model
-    prompts = padded_prompts(policy, work.prompts)
-    one = torch.full((work.rows, 1), int(work.prompts[0].token_ids[0]), device=policy.device)
+    model = work.stock.model
+    prompts = padded_prompts(work.stock, work.prompts)
+    one = torch.full((work.rows, 1), int(work.prompts[0].token_ids[0]), device=work.stock.device)
 
     def prefill() -> None:
         model.model.rope_deltas = None
@@ -82,7 +86,7 @@ def contenders(work: SamplingWork) -> dict[str, Callable[[], Any]]:
 
     return {
         OURS: lambda: ours(work, work.completions, work.length, noise),
-        GENERATE: lambda: finished(generate(policy, work.prompts, work.completions, work.length, sampled=True)),
+        GENERATE: lambda: finished(generate(work.stock, work.prompts, work.completions, work.length, sampled=True)),
         PREFILL: torch.no_grad()(prefill),
         ONE_TOKEN: torch.no_grad()(one_token),
     }
@@ -101,18 +105,18 @@ def assert_equal_work(work: SamplingWork, greedy_tokens: int) -> dict[str, int]:
     """
     length = min(greedy_tokens, work.length)
     mine = [group[0] for group in ours(work, 1, length, None)]
-    theirs = generate(work.policy, work.prompts, 1, length, sampled=False).tolist()
+    theirs = generate(work.stock, work.prompts, 1, length, sampled=False).tolist()
     compared = ties = 0
     for prompt, a, b in zip(work.prompts, mine, theirs, strict=True):
         assert len(a) == len(b) == length, f"greedy completions of {len(a)} and {len(b)} tokens, asked for {length}"
         place = next((i for i in range(length) if a[i] != b[i]), length)
         compared += place
         if place < length:
-            gap = _gap(work.policy, prompt, tuple(a[:place]), a[place], b[place])
+            gap = _gap(work.stock, prompt, tuple(a[:place]), a[place], b[place])
             assert gap <= TIED, f"{prompt.problem_id}: greedy token {place} differs, its log-prob by {gap:.2g} nats"
             ties += 1
     counts = {len(tokens) for group in ours(work, work.completions, work.length, noise) for tokens in group}
-    made = generate(work.policy, work.prompts, work.completions, work.length, sampled=True)
+    made = generate(work.stock, work.prompts, work.completions, work.length, sampled=True)
     assert counts == {work.length}, f"our completions have {sorted(counts)} tokens, asked for {work.length}"
     assert tuple(made.shape) == (work.rows, work.length), f"generate made {tuple(made.shape)}"
     ends = torch.isin(made.cpu(), torch.tensor(work.policy.end_token_ids))
@@ -121,9 +125,9 @@ def assert_equal_work(work: SamplingWork, greedy_tokens: int) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _gap(policy: Any, prompt: Prompt, agreed: Sequence[int], mine: int, theirs: int) -> float:
+def _gap(stock: Any, prompt: Prompt, agreed: Sequence[int], mine: int, theirs: int) -> float:
     """By how many nats the two tokens differ, by the stock forward after what both agree on."""
-    policy.model.model.rope_deltas = None
-    inputs = padded_prompts(policy, [prompt], agreed)
-    log_p: Tensor = torch.log_softmax(policy.model(**inputs, use_cache=False).logits[0, -1].float(), dim=-1)
+    stock.model.model.rope_deltas = None
+    inputs = padded_prompts(stock, [prompt], agreed)
+    log_p: Tensor = torch.log_softmax(stock.model(**inputs, use_cache=False).logits[0, -1].float(), dim=-1)
     return float((log_p[mine] - log_p[theirs]).abs())

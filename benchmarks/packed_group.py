@@ -17,8 +17,8 @@ from saei.scoring import score_requests
 from saei.types import ScoreRequest
 
 PACKED, ONE_ROW, PER_ROW, FLOOR = "packed", "one row", "per row", "as many plain tokens"
-LONGEST_ROW = 8192
-"""Tokens up to which a group is also put into one row: the dense mask of a longer one takes the machine's memory."""
+LONGEST_ROW = 16384
+"""Tokens up to which a group that the cost model splits is also put into one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupWork:
-    """The same group for every contender. `rows`: what the cost model splits it into."""
+    """The same group for every contender. `rows`: what the cost model splits it into; `stock` shares the weights."""
 
     policy: Any
+    stock: Any
     request: ScoreRequest
     plain: PlainRows
     floor: PlainRows
@@ -53,7 +54,7 @@ class GroupWork:
         return self.packed_tokens + (self.rows - 1) * len(self.request.prompt.token_ids)
 
 
-def group_work(policy: Any, point: Point, *, shortest: float, pack_tokens: int, seed: int = 0) -> GroupWork:
+def group_work(policy: Any, stock: Any, point: Point, *, shortest: float, pack_tokens: int, seed: int = 0) -> GroupWork:
     """A made-up group; the shortest completion has the share `shortest` of the longest's tokens."""
     generator = torch.Generator().manual_seed(seed)
     prompt = made_up.prompt(policy, point.prefix, generator)
@@ -63,9 +64,10 @@ def group_work(policy: Any, point: Point, *, shortest: float, pack_tokens: int, 
     advantages = torch.randn(point.completions, generator=generator)
     return GroupWork(
         policy=policy,
+        stock=stock,
         request=ScoreRequest(prompt=prompt, images=prompt.images, completions=texts),
-        plain=plain_rows(policy, prompt, texts),
-        floor=rows_of_as_many_tokens(policy, prompt, texts, text),
+        plain=plain_rows(stock, prompt, texts),
+        floor=rows_of_as_many_tokens(stock, prompt, texts, text),
         advantages=torch.repeat_interleave(advantages, torch.tensor(lengths)).to(policy.device),
         pack_tokens=pack_tokens,
         rows=rows_for_group(point.prefix, lengths, pack_tokens, policy.attention_cost),
@@ -96,8 +98,8 @@ def contenders(work: GroupWork) -> dict[str, Callable[[], tuple[Tensor, Tensor]]
     """Who takes turns. The whole group in one row is there where the cost model splits a group that would fit one."""
     found = {
         PACKED: lambda: packed_scores(work),
-        PER_ROW: lambda: plain_scores(work.policy, work.plain),
-        FLOOR: lambda: plain_scores(work.policy, work.floor),
+        PER_ROW: lambda: plain_scores(work.stock, work.plain),
+        FLOOR: lambda: plain_scores(work.stock, work.floor),
     }
     if work.rows > 1 and work.packed_tokens <= LONGEST_ROW:
         found[ONE_ROW] = lambda: one_row_scores(work)

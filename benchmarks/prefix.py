@@ -35,6 +35,7 @@ from benchmarks.packed_group import (
     forward,
     group_work,
 )
+from benchmarks.stock import stock_policy
 from benchmarks.timing import Spread, machine, ratio, write_figures
 from saei.cli import BadInput, run_main
 from saei.config import Config
@@ -157,10 +158,11 @@ def main(settings: Settings) -> int:
     points = {name: point_of(name) for name in names}
     config = Config()
     policy = load_policy(config.model, config.data)
+    stock = stock_policy(policy)
     figures: list[dict[str, Any]] = []
     budget = Budget(settings.seconds)
     for name, share in budget.shares(names):
-        work = group_work(policy, points[name], shortest=settings.shortest, pack_tokens=settings.pack_tokens)
+        work = group_work(policy, stock, points[name], shortest=settings.shortest, pack_tokens=settings.pack_tokens)
         nats, gradient = assert_equal_work(work, TOLERANCE)
         seconds = measure(work, most, share)
         differ = {"logprobs_differ": nats, "gradients_differ": gradient}

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.budget import Budget, rounds_within
 from benchmarks.decoding import GENERATE, OURS, SamplingWork, assert_equal_work, contenders, floor
+from benchmarks.stock import stock_policy
 from benchmarks.timing import Spread, machine, ratio, write_figures
 from saei.cli import BadInput, run_main
 from saei.config import Config, with_overrides
@@ -138,6 +139,7 @@ def main(settings: Settings) -> int:
         policy, prompts = prompts_of(point.pixels, point.problems)
         work = SamplingWork(
             policy=policy,
+            stock=stock_policy(policy),
             prompts=prompts,
             completions=settings.completions,
             length=point.length,

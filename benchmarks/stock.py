@@ -1,12 +1,15 @@
 """The stock way, as a contender: plain right-padded rows through the transformers forward, and `generate`.
 
-Nothing of ours but the image codec, and that before the clock starts: a peer has its pixel values ready. Every row
-carries its own copy of prompt and image, as transformers and TRL have it.
+Nothing of ours but the image codec, and that before the clock starts: a peer has its pixel values ready. The model is
+the same weights under transformers' own attention, not under ours. Every row carries its own copy of prompt and image,
+as transformers and TRL have it.
 """
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,6 +33,14 @@ class PlainRows:
     def tokens(self) -> int:
         """Positions that go through the decoder, padding included."""
         return self.inputs["input_ids"].numel()
+
+
+def stock_policy(policy: Any) -> SimpleNamespace:
+    """The same policy with a stock model: a twin that shares every weight, under the stock `sdpa` attention."""
+    twin = copy.deepcopy(policy.model, {id(weight): weight for weight in policy.model.parameters()})
+    twin.set_attn_implementation("sdpa")
+    taken = ("codec", "device", "image_token_id", "end_token_ids", "suppressed_token_ids")
+    return SimpleNamespace(model=twin, **{name: getattr(policy, name) for name in taken})
 
 
 def plain_rows(policy: Any, prompt: Prompt, completions: Sequence[Sequence[int]]) -> PlainRows:

@@ -8,16 +8,22 @@ import torch
 
 from benchmarks import packed_group, prefix
 from benchmarks.packed_group import Point, assert_equal_work, group_work
-from benchmarks.stock import plain_rows
+from benchmarks.stock import plain_rows, stock_policy
 from saei.cli import BadInput
 from saei.config import Config
 from saei.policy import load_policy
 
 
 @pytest.fixture(scope="module")
-def policy():
+def policies():
     config = Config()
-    return load_policy(config.model, config.data)
+    policy = load_policy(config.model, config.data)
+    return policy, stock_policy(policy)
+
+
+def work_of(policies, point, shortest):
+    policy, stock = policies
+    return group_work(policy, stock, point, shortest=shortest, pack_tokens=6144)
 
 
 def test_the_quick_run_writes_every_contender_of_both_passes(tmp_path):
@@ -37,8 +43,8 @@ def test_the_quick_run_writes_every_contender_of_both_passes(tmp_path):
             assert all(spread["median"] > 0 and spread["rounds"] == 3 for spread in point[kind]["seconds"].values())
 
 
-def test_the_floor_has_the_packed_tokens_one_image_and_as_many_scores(policy):
-    work = group_work(policy, Point(100, 7, 10), shortest=0.5, pack_tokens=6144)
+def test_the_floor_has_the_packed_tokens_one_image_and_as_many_scores(policies):
+    work = work_of(policies, Point(100, 7, 10), 0.5)
     lengths = [len(completion) for completion in work.request.completions]
     assert lengths == [10, 9, 8, 8, 7, 6, 5]  # 10 * (1 - i / 12), rounded
     # 100 + 53 tokens in rows of at least 110: one row of 153; the plain rows are padded to 110 each
@@ -47,25 +53,33 @@ def test_the_floor_has_the_packed_tokens_one_image_and_as_many_scores(policy):
     assert int(work.floor.wanted.sum()) == int(work.plain.wanted.sum()) == 53
 
 
-def test_padded_plain_rows_are_the_packed_work(policy):
-    work = group_work(policy, Point(64, 5, 20), shortest=0.3, pack_tokens=6144)
+def test_the_stock_model_shares_every_weight_and_none_of_our_attention(policies):
+    policy, stock = policies
+    ours, theirs = dict(policy.model.named_parameters()), dict(stock.model.named_parameters())
+    assert ours.keys() == theirs.keys() and all(ours[name] is theirs[name] for name in ours)
+    assert stock.model.config.get_text_config()._attn_implementation == "sdpa"
+    assert policy.model.config.get_text_config()._attn_implementation != "sdpa"
+
+
+def test_padded_plain_rows_are_the_packed_work(policies):
+    work = work_of(policies, Point(64, 5, 20), 0.3)
     nats, gradient = assert_equal_work(work, 1e-4)
     assert nats <= 1e-4 and gradient <= 1e-3
 
 
-def test_other_tokens_or_another_image_are_refused(policy):
-    work = group_work(policy, Point(64, 4, 12), shortest=1.0, pack_tokens=6144)
+def test_other_tokens_or_another_image_are_refused(policies):
+    work = work_of(policies, Point(64, 4, 12), 1.0)
     prompt, texts = work.request.prompt, work.request.completions
-    other_text = replace(work, plain=plain_rows(policy, prompt, [texts[0], *texts[:-1]]))
+    other_text = replace(work, plain=plain_rows(policies[1], prompt, [texts[0], *texts[:-1]]))
     darker = replace(prompt, images=tuple(image // 2 for image in prompt.images))
-    other_image = replace(work, plain=plain_rows(policy, darker, texts))
+    other_image = replace(work, plain=plain_rows(policies[1], darker, texts))
     for wrong in (other_text, other_image):
         with pytest.raises(AssertionError, match="log-probs differ"):
             assert_equal_work(wrong, 1e-4)
 
 
-def test_not_a_number_is_no_agreement(policy, monkeypatch):
-    work = group_work(policy, Point(64, 2, 4), shortest=1.0, pack_tokens=6144)
+def test_not_a_number_is_no_agreement(policies, monkeypatch):
+    work = work_of(policies, Point(64, 2, 4), 1.0)
     broken = lambda work: (torch.full((8,), torch.nan, requires_grad=True), torch.zeros(8))  # noqa: E731
     monkeypatch.setattr(packed_group, "packed_scores", broken)
     monkeypatch.setattr(packed_group, "_gradients", lambda work, way: {"weight": torch.ones(1)})

@@ -9,13 +9,16 @@ import torch
 from benchmarks import decoding, sampler
 from benchmarks.budget import Budget
 from benchmarks.decoding import SamplingWork, assert_equal_work, floor
+from benchmarks.stock import stock_policy
 from saei.cli import BadInput
 
 
 @pytest.fixture(scope="module")
 def work():
     policy, prompts = sampler.prompts_of(84, 3)
-    return SamplingWork(policy=policy, prompts=prompts, completions=2, length=6, batch_rows=4)
+    return SamplingWork(
+        policy=policy, stock=stock_policy(policy), prompts=prompts, completions=2, length=6, batch_rows=4
+    )
 
 
 def test_the_quick_run_writes_both_samplers_and_the_floor(tmp_path):
