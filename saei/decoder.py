@@ -1,8 +1,8 @@
-"""Next-token logits for many rows at once: prompts prefilled once, their cache copied to the rows that share them.
+"""Next-token logits for many rows at once: prompts prefilled once, their cache read by all rows that share them.
 
-A *prefix* is a prompt with its images; rows that share one are separate completions of it. Prompts of one batch are
-left-padded to a common length, so every row writes its next key and value in the same column. Rows that have finished
-are dropped: their slot is taken over by the last living row, and only that row's cache is copied.
+A *prefix* is a prompt with its images; rows that share one are separate completions of it. A row's own cache holds the
+tokens that were sampled; all rows are in step, so every row writes its next key and value in the same column. Rows that
+have finished are dropped: their slot is taken over by the last living row, and only that row's cache is copied.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from saei.attention import readable_mask
 from saei.families import family_of
 from saei.moved_text import moved_text
+from saei.shared_prefix import SharedPrefixes, decoding
 from saei.types import ByteImages, TextShift
 
 GROWTH = 64
-"""Columns added to the cache at a time, in tokens; a growth copies the rows still alive."""
+"""Columns added to the rows' own cache at a time, in tokens; a growth copies the rows still alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,13 @@ class RowDecoder:
         self._family = family_of(policy.model)
         self._decoder = self._family.decoder(policy.model)
         self._alive = len(prefix_of_row)
-        self._columns = start.attended.shape[1]
+        self._columns = 0
+        self._prefix = prefix_of_row.clone()
         self._position = start.next_position[prefix_of_row]
-        self._attended = _with_columns(start.attended[prefix_of_row], GROWTH, dim=1)
+        self._shared = SharedPrefixes(start.keys, start.values, start.attended)
+        self._shared.seat(self._prefix)
         self._layers = [
-            _RowLayer(_with_columns(keys[prefix_of_row], GROWTH), _with_columns(values[prefix_of_row], GROWTH))
+            _RowLayer(_empty(keys, len(prefix_of_row)), _empty(values, len(prefix_of_row)))
             for keys, values in zip(start.keys, start.values, strict=True)
         ]
         self._cache = Cache(layers=list(self._layers))
@@ -124,22 +127,22 @@ class RowDecoder:
         """
         if keep is not None:
             self._compact(keep)
-        if self._columns == self._attended.shape[1]:
+        if self._columns == self._layers[0].keys.shape[2]:
             self._grow()
         rows = self._alive
         self._policy.tokens_forward += rows
-        self._attended[:rows, self._columns] = True
         for layer in self._layers:
             layer.rows, layer.column = rows, self._columns
         self._columns += 1
         positions = self._position[:rows].expand(self._family.axes, -1)[..., None]
-        hidden = self._decoder(
-            inputs_embeds=self._model.get_input_embeddings()(tokens[:, None]),
-            attention_mask=readable_mask(self._model, self._attended[:rows, None, None, : self._columns]),
-            position_ids=self._family.position_ids(positions),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        with decoding(self._model, self._shared) as mask:
+            hidden = self._decoder(
+                inputs_embeds=self._model.get_input_embeddings()(tokens[:, None]),
+                attention_mask=mask,
+                position_ids=self._family.position_ids(positions),
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state
         self._position[:rows] += 1
         return self._model.get_output_embeddings()(hidden[:, -1])
 
@@ -150,22 +153,24 @@ class RowDecoder:
             sources = keep[slots]
             for tensor in self._tensors():
                 tensor[slots] = tensor[sources]
+        self._shared.seat(self._prefix[: self._alive])
 
     def _grow(self) -> None:
         rows = self._alive
-        self._attended = _with_columns(self._attended[:rows], GROWTH, dim=1)
-        self._position = self._position[:rows]
         for layer in self._layers:
             layer.keys = _with_columns(layer.keys[:rows], GROWTH)
             layer.values = _with_columns(layer.values[:rows], GROWTH)
 
     def _tensors(self) -> list[Tensor]:
         cached = [tensor for layer in self._layers for tensor in (layer.keys, layer.values)]
-        return [self._attended, self._position, *cached]
+        return [self._prefix, self._position, *cached]
 
 
 class _RowLayer(CacheLayerMixin):
-    """One layer's keys and values, allocated ahead; `rows` and `column` say where the next token is written."""
+    """One layer's keys and values of the rows' own tokens, allocated ahead.
+
+    `rows` and `column` say where the next token is written.
+    """
 
     keys: Tensor
     values: Tensor
@@ -183,7 +188,7 @@ class _RowLayer(CacheLayerMixin):
         return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise AssertionError("a row cache is filled from a prefill")
+        raise AssertionError("a row cache is made for its rows")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.column + query_length, 0
@@ -195,8 +200,13 @@ class _RowLayer(CacheLayerMixin):
         return -1
 
 
-def _with_columns(tensor: Tensor, columns: int, dim: int = 2) -> Tensor:
-    """A copy with `columns` zero entries appended along `dim`."""
-    shape = list(tensor.shape)
-    shape[dim] = columns
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dim)
+def _empty(like: Float[Tensor, "prefixes heads columns head_dim"], rows: int) -> Float[Tensor, "rows heads _ head_dim"]:
+    return like.new_empty(rows, like.shape[1], GROWTH, like.shape[3])
+
+
+def _with_columns(
+    tensor: Float[Tensor, "rows heads columns head_dim"], columns: int
+) -> Float[Tensor, "rows heads _ _"]:
+    """A copy with `columns` more columns."""
+    more = tensor.new_empty(*tensor.shape[:2], columns, tensor.shape[3])
+    return torch.cat([tensor, more], dim=2)

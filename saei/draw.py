@@ -54,7 +54,7 @@ def draw_tokens(
     return Draw(
         tokens=tokens,
         logprobs=log_p.gather(-1, tokens[:, None])[:, 0],
-        entropy=torch.special.entr(p).sum(-1),
+        entropy=-(p * log_p).sum(-1),
         removed_mass=removed_mass,
     )
 

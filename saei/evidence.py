@@ -4,7 +4,7 @@ Log-probs, old log-probs and reference log-probs of a completion are always cond
 one that `loss.train_view` names (DESIGN 4.3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from saei.control import CONTROLS
 from saei.credit import update_batches
 from saei.distributed import ALONE, World
 from saei.engines.mismatch import CORRECTIONS
+from saei.losses import PICKS
 from saei.make_view import other_images
 from saei.policy import Policy
 from saei.rollout import GroupsInProgress, Key
@@ -30,18 +31,25 @@ from saei.types import Group, PairScores, Rollout, ScoreRequest, TokenScores
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """Of one completion. `selected` None: chosen in each micro-batch by the current entropies; `pair`: its tokens
-    under the image of `score.view`; `entropy_weight`: its coefficient in the entropy control; `engine_weight`: of its
-    tokens, by `loss.engine_correction`.
+    """Of one completion. `old` None: not measured yet, because the step's first update scores it with the same weights;
+    `selected` None: chosen in each micro-batch by the current entropies; `pair`: its tokens under the image of
+    `score.view`; `entropy_weight`: its coefficient in the entropy control; `engine_weight`: of its tokens, by
+    `loss.engine_correction`.
     """
 
     advantage: float
-    old: TokenScores
+    old: TokenScores | None
     ref_logprobs: Float[Tensor, " tokens"] | None = None
     pair: PairScores | None = None
     selected: Bool[Tensor, " tokens"] | None = None
     entropy_weight: float = 0.0
     engine_weight: Float[Tensor, " tokens"] | None = None
+
+    @property
+    def measured(self) -> TokenScores:
+        """The old scores, where they are known."""
+        assert self.old is not None, "read before the first update, by a setting that `_waits` does not know of"
+        return self.old
 
     @property
     def degenerate(self) -> bool:
@@ -111,32 +119,54 @@ def gather_evidence(
 ) -> dict[Key, Evidence]:
     """Old and reference log-probs, token selection, advantage shaping and control weight of every completion.
 
-    The processes of `world` score a share of the groups each.
+    The processes of `world` score a share of the groups each. Where nothing needs them earlier, the old log-probs of
+    the first update's completions are left to that update, see `with_scores`.
     """
     own: dict[Key, TokenScores]
     pairs: dict[Key, PairScores] = {}
     if _reads_pairs(config):
         own, pairs = _score_pairs(policy, groups, config, step, world)
     else:
-        own = score_rollouts(policy, groups, config, world)
+        own = score_rollouts(policy, _scored_before(groups, config), config, world)
     references = score_rollouts(reference, groups, config, world) if reference else {}
     weights = _control_weights(groups, progress, config, state)
     corrections = _engine_weights(groups, config)
+    keys = [rollout.key for group in groups for rollout in group.rollouts]
     evidence = {
         key: Evidence(
             advantage=advantages[key],
-            old=own[key],
+            old=own.get(key),
             ref_logprobs=references[key].logprobs if references else None,
             pair=pairs.get(key),
             entropy_weight=weights[key],
             engine_weight=corrections.get(key),
         )
-        for key in own
+        for key in keys
     }
     for part in update_batches(groups, config.optim.updates_per_step):
         evidence |= _shaped(part, evidence, progress.rewards, config, view_strength)
         evidence |= _selected(part, evidence, config, step, state)
     return evidence
+
+
+def with_scores(evidence: dict[Key, Evidence], scores: Mapping[Key, TokenScores]) -> dict[Key, Evidence]:
+    """`evidence`, completed by the scores that the first update found with the weights before it."""
+    return evidence | {key: replace(evidence[key], old=score) for key, score in scores.items()}
+
+
+def _scored_before(groups: Sequence[Group], config: Config) -> Sequence[Group]:
+    """The groups whose old log-probs have to be found by a pass of their own, before any weight moves."""
+    if not _waits(config):
+        return groups
+    later = update_batches(groups, config.optim.updates_per_step)[1:]
+    return [group for part in later for group in part]
+
+
+def _waits(config: Config) -> bool:
+    """Does nothing read the scores of the first update's completions before that update makes them?"""
+    selects = config.policy_select.rule != "all" and config.policy_select.weights != "current"
+    picks = config.loss.name in PICKS and config.loss.pick_scope != "micro"
+    return not (selects or picks or config.advantage.shaping != "none" or _reads_pairs(config))
 
 
 def _reads_pairs(config: Config) -> bool:
@@ -196,16 +226,18 @@ def _shaped(
     view_strength: float,
 ) -> dict[Key, Evidence]:
     """The evidence of one update batch with shaped advantages."""
+    if config.advantage.shaping == "none":
+        return {}
     keys = [rollout.key for group in groups for rollout in group.rollouts]
     own = [evidence[key] for key in keys]
     dependency = None
     if own and own[0].pair is not None:
-        dependency = [SCORES["dependency"](one.old, one.pair, config.score.alpha) for one in own]
+        dependency = [SCORES["dependency"](one.measured, one.pair, config.score.alpha) for one in own]
     shaped = SHAPINGS[config.advantage.shaping](
         torch.tensor([one.advantage for one in own], dtype=torch.float64),
         ShapingEvidence(
             dependency=dependency,
-            mean_nll=torch.stack([-one.old.logprobs.double().mean() for one in own]).cpu(),
+            mean_nll=torch.stack([-one.measured.logprobs.double().mean() for one in own]).cpu(),
             group=torch.tensor([number for number, group in enumerate(groups) for _ in group.rollouts]),
             rewards=torch.tensor([rewards[key] for key in keys], dtype=torch.float64),
             noise=torch.tensor(
@@ -236,7 +268,7 @@ def _selected(
     pools = [[key for keys in of_groups for key in keys]] if select.scope == "batch" else of_groups
     chosen: dict[Key, Evidence] = {}
     for pool in pools:
-        scores = [SCORES[select.score](evidence[k].old, evidence[k].pair, config.score.alpha) for k in pool]
+        scores = [SCORES[select.score](evidence[k].measured, evidence[k].pair, config.score.alpha) for k in pool]
         generator = torch_generator(config.seed, "selection", "policy", step, pool[0][0])
         masks = select_tokens(scores, select, generator, thresholds=thresholds)
         chosen |= {key: replace(evidence[key], selected=mask) for key, mask in zip(pool, masks, strict=True)}

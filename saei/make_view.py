@@ -11,6 +11,7 @@ from saei.config import Config
 from saei.policy import Policy
 from saei.rollout import GroupsInProgress
 from saei.score_views import SCORE_VIEWS
+from saei.scoring import Choice
 from saei.seeding import torch_generator
 from saei.token_scores import SCORES
 from saei.types import AttackRow, ByteImages, Prompt, ScoreRequest, TextShift, TokenScores
@@ -159,7 +160,22 @@ class _Scored:
         shifts: Sequence[TextShift | None] | None = None,
         entropy_grad: bool = False,
     ) -> list[list[TokenScores]]:
-        requests = [
+        rollout, optim = self.config.rollout, self.config.optim
+        return self.policy.score(
+            self._requests(images, completions, kept, shifts),
+            temperature=rollout.temperature,
+            pack_tokens=optim.pack_tokens,
+            entropy_grad=entropy_grad,
+        )
+
+    def _requests(
+        self,
+        images: Sequence[Sequence[Tensor]],
+        completions: Sequence[Sequence[tuple[int, ...]]],
+        kept: Sequence[Sequence[Bool[Tensor, " _"]]] | None,
+        shifts: Sequence[TextShift | None] | None,
+    ) -> list[ScoreRequest]:
+        return [
             ScoreRequest(
                 prompt=prompt,
                 images=tuple(images[i]),
@@ -169,18 +185,21 @@ class _Scored:
             )
             for i, prompt in enumerate(self.prompts)
         ]
-        rollout, optim = self.config.rollout, self.config.optim
-        return self.policy.score(
-            requests, temperature=rollout.temperature, pack_tokens=optim.pack_tokens, entropy_grad=entropy_grad
-        )
 
     def entropy(
         self,
         images: Sequence[Sequence[Float[Tensor, "3 _ _"]]],
         completions: Sequence[Sequence[tuple[int, ...]]],
-        kept: Sequence[Sequence[Bool[Tensor, " _"]]] | None,
+        kept: Sequence[Sequence[Bool[Tensor, " _"]]] | Choice | None,
     ) -> list[list[Float[Tensor, " _"]]]:
-        scores = self._score(images, completions, kept, entropy_grad=True)
+        if callable(kept):
+            requests = self._requests(images, completions, None, None)
+            rollout, optim = self.config.rollout, self.config.optim
+            scores = self.policy.score_chosen(
+                requests, kept, temperature=rollout.temperature, pack_tokens=optim.pack_tokens
+            )
+        else:
+            scores = self._score(images, completions, kept, entropy_grad=True)
         return [[score.entropy for score in group] for group in scores]
 
     def logprobs(

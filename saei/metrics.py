@@ -67,7 +67,7 @@ def rollout_facts(
 
 def _token_sums(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
     """Sums over the tokens of a trained completion, with the weights before the step's first update."""
-    score = evidence.old
+    score = evidence.measured
     entropy, band = score.entropy, bands(score.entropy)
     sampler = rollout.completion.sampler_logprobs.to(score.logprobs)
     row: dict[str, Any] = {

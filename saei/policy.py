@@ -26,8 +26,9 @@ from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
 from saei.families import Family, family_of, processor_file, supported_family
 from saei.identity import model_source
+from saei.patch_matmul import embed_patches_by_matmul
 from saei.recomputing import recompute_layers
-from saei.scoring import score_pairs, score_requests
+from saei.scoring import Choice, score_chosen, score_pairs, score_requests
 from saei.sharding import Shards, whole_value
 from saei.types import ByteImages, PairScores, Problem, Prompt, ScoreRequest, TokenScores
 
@@ -186,6 +187,12 @@ class Policy:
             self, requests, temperature=temperature, pack_tokens=pack_tokens, entropy_grad=entropy_grad
         )
 
+    def score_chosen(
+        self, requests: Sequence[ScoreRequest], choose: Choice, *, temperature: float, pack_tokens: int
+    ) -> list[list[TokenScores]]:
+        """Scores of the tokens that `choose` picks, see `scoring.score_chosen`."""
+        return score_chosen(self, requests, choose, temperature=temperature, pack_tokens=pack_tokens)
+
     def score_pairs(
         self,
         requests: Sequence[ScoreRequest],
@@ -276,6 +283,7 @@ def load_policy(model: ModelConfig, data: DataConfig, seed: int = 0, held_on: st
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
     loaded.eval()
+    embed_patches_by_matmul(loaded)
     freeze_parts(loaded, family, model)
     if model.lora_rank:
         add_adapter(loaded, family.decoder(loaded), model, seed)

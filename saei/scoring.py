@@ -3,25 +3,29 @@
 The vision tower runs once per distinct image of a pass, the decoder once per packed row, and the LM head only where a
 wanted token is predicted (`saei.head`, which never holds the logits of all of them).
 
-`score_pairs` compares the distributions under two images.
+`score_pairs` compares the distributions under two images; `score_chosen` scores tokens that are chosen by the entropies
+which the same pass finds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saei.attention import packed_mask
 from saei.families import family_of
-from saei.head import CHUNK_VALUES, entropy_of, head_scores, wide
+from saei.head import CHUNK_VALUES, Scores, entropy_of, head_scores, wide
 from saei.moved_text import moved_text
 from saei.packing import PackedBatch, Piece, pack, prefix_rows, request_part, restart_positions, split_requests
 from saei.recomputing import recomputing
 from saei.token_scores import jensen_shannon, kullback_leibler
 from saei.types import ByteImages, PairScores, ScoreRequest, TokenScores
+
+Choice = Callable[[list[list[Float[Tensor, " _"]]]], Sequence[Sequence[Bool[Tensor, " _"]]]]
+"""Entropies of all tokens, by request and completion -> which of them are kept."""
 
 
 def score_requests(
@@ -33,13 +37,48 @@ def score_requests(
     active, because scores of the same tokens would then differ from pass to pass.
     """
     refuse_dropout(policy.model)
-    scored: list[list[TokenScores | None]] = [[None] * len(request.completions) for request in requests]
+    scored: list[list[Any]] = [[None] * len(request.completions) for request in requests]
     for pieces in split_requests(requests, pack_tokens, policy.attention_cost):
-        rows = iter(_score_rows(policy, pieces, temperature, entropy_grad))
-        for piece in pieces:
-            for member in piece.members:
-                scored[piece.request_index][member] = next(rows)
-    return scored  # pyright: ignore[reportReturnType]  (every member of every request has its row)
+        _deal(scored, pieces, _score_rows(policy, pieces, temperature, entropy_grad))
+    return scored
+
+
+def score_chosen(
+    policy: Any, requests: Sequence[ScoreRequest], choose: Choice, *, temperature: float, pack_tokens: int
+) -> list[list[TokenScores]]:
+    """Scores of some tokens of every completion, with gradients where these are enabled, by one pass.
+
+    `choose` is given the entropies of all tokens, without gradient; what it keeps goes through the head again, alone.
+    Hidden states of all tokens are held at a time. Raises ValueError where dropout is active.
+    """
+    refuse_dropout(policy.model)
+    passes = split_requests(requests, pack_tokens, policy.attention_cost)
+    found = [_wanted_states(policy, pieces) for pieces in passes]
+    head = policy.model.get_output_embeddings()
+    entropies: list[list[Any]] = [[None] * len(request.completions) for request in requests]
+    for pieces, (states, targets, counts) in zip(passes, found, strict=True):
+        with torch.no_grad():
+            _, entropy, _ = head_scores(head, states.detach(), targets, temperature=temperature, entropy_grad=False)
+        _deal(entropies, pieces, entropy.split(list(counts)))
+    kept = choose(entropies)
+    scored: list[list[Any]] = [[None] * len(request.completions) for request in requests]
+    for pieces, (states, targets, _) in zip(passes, found, strict=True):
+        masks = [kept[piece.request_index][member] for piece in pieces for member in piece.members]
+        places = torch.cat(masks).nonzero()[:, 0].to(states.device)
+        counts = [int(mask.sum()) for mask in masks]
+        scores = head_scores(
+            head, states.index_select(0, places), targets[places], temperature=temperature, entropy_grad=True
+        )
+        _deal(scored, pieces, _per_completion(scores, counts))
+    return scored
+
+
+def _deal(table: list[list[Any]], pieces: Sequence[Piece], values: Iterable[Any]) -> None:
+    """One value to each completion of these pieces, in their order."""
+    rows = iter(values)
+    for piece in pieces:
+        for member in piece.members:
+            table[piece.request_index][member] = next(rows)
 
 
 def score_pass(policy: Any, pieces: Sequence[Piece], *, temperature: float, entropy_grad: bool) -> list[TokenScores]:
@@ -76,10 +115,7 @@ def score_pairs(
         swapped = [other for piece in pieces for other in _under_others(piece, others[piece.request_index])]
         batches = split_requests(swapped, pack_tokens, policy.attention_cost)
         other_states = torch.cat([_wanted_states(policy, batch)[0] for batch in batches])
-        rows = iter(_compare(policy, states, other_states, targets, counts, temperature))
-        for piece in pieces:
-            for member in piece.members:
-                scored[piece.request_index][member] = next(rows)
+        _deal(scored, pieces, _compare(policy, states, other_states, targets, counts, temperature))
     return scored
 
 
@@ -147,8 +183,12 @@ def _score_rows(policy: Any, pieces: Sequence[Piece], temperature: float, entrop
     states, targets, counts = _wanted_states(policy, pieces)
     head = policy.model.get_output_embeddings()
     scores = head_scores(head, states, targets, temperature=temperature, entropy_grad=entropy_grad)
-    per_completion = zip(*(values.split(list(counts)) for values in scores), strict=True)
-    return [TokenScores(logprobs=lp, entropy=h, entropy_t1=h1) for lp, h, h1 in per_completion]
+    return _per_completion(scores, counts)
+
+
+def _per_completion(scores: Scores, counts: Sequence[int]) -> list[TokenScores]:
+    of_each = zip(*(values.split(list(counts)) for values in scores), strict=True)
+    return [TokenScores(logprobs=lp, entropy=h, entropy_t1=h1) for lp, h, h1 in of_each]
 
 
 def _hidden_states(policy: Any, pieces: Sequence[Piece], batch: PackedBatch) -> Float[Tensor, "1 tokens width"]:

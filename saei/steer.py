@@ -33,14 +33,14 @@ def remember(state: RunState, entropy: float, evidence: Mapping[Key, Evidence], 
     if not evidence:
         return
     if config.select.rule == "quantile":
-        scores = torch.cat([one.old.entropy for one in evidence.values()])
+        scores = torch.cat([one.measured.entropy for one in evidence.values()])
         state.quantile_low, state.quantile_high = running_thresholds(
             scores, config.select.drop_low, config.select.drop_high, attack_thresholds(state)
         )
     select = config.policy_select
     if select.rule == "quantile":
         rule, alpha = SCORES[select.score], config.score.alpha
-        scores = torch.cat([rule(one.old, one.pair, alpha) for one in evidence.values()])
+        scores = torch.cat([rule(one.measured, one.pair, alpha) for one in evidence.values()])
         before = None
         if state.policy_quantile_low is not None and state.policy_quantile_high is not None:
             before = state.policy_quantile_low, state.policy_quantile_high

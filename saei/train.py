@@ -40,7 +40,7 @@ from saei.ending import ending_told, kept_step
 from saei.engines.serving import engine_serving, renew
 from saei.environment import environment, other_code
 from saei.evaluate import evaluate_split, first_problems, scores
-from saei.evidence import gather_evidence
+from saei.evidence import gather_evidence, with_scores
 from saei.exhausted import in_plain_words
 from saei.joining import joined
 from saei.make_view import make_view
@@ -102,8 +102,8 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
         fresh = measure_fresh(policy, progress, config, step, world)
     measured = policy.tokens_forward - before
 
-    # 3. With the weights before the step's first update, on the image that `loss.train_view` names: old log-probs, the
-    #    tokens that count, the entropy control's weights.
+    # 3. With the weights before the step's first update, on the image that `loss.train_view` names: old log-probs, if
+    #    the first update does not find them by itself, the tokens that count, the entropy control's weights.
     with clock("old_logprobs"):
         evidence = gather_evidence(
             policy, run.reference, groups, advantages, progress, config, step, state, strength, world
@@ -118,6 +118,7 @@ def train_step(run: Run, batches: Iterable[Sequence[Problem]], step: int) -> dic
             updates.append(
                 update_policy(policy, run.optimizer, part, evidence, config, generator, first=number == 0, world=world)
             )
+            evidence = with_scores(evidence, updates[-1].scores)
     run.updates += sum(not update.skipped for update in updates)
 
     # 5. Record, and let the controllers learn from the step.

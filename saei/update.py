@@ -5,7 +5,7 @@ how the batch is split cannot change the result beyond rounding; `loss.agg_scope
 that up where an official code does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,12 +30,15 @@ from saei.types import Group, TokenScores
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateResult:
-    """`sums[key]` holds the loss's sums over the tokens of one completion, for the metrics per view."""
+    """`sums[key]` holds the loss's sums over the tokens of one completion, for the metrics per view; `scores`, of the
+    completions without old scores, those before the update.
+    """
 
     loss: float
     grad_norm: float
     skipped: bool
     sums: dict[Key, dict[str, float]]
+    scores: dict[Key, TokenScores]
 
 
 def update_policy(
@@ -54,17 +57,22 @@ def update_policy(
     `first`: no update of this step came before, so the current log-probs are the old ones. `generator` serves losses
     that pick tokens at random. Each process of `world` computes the gradient of its share; all take the same update.
     """
-    whole = [rollout.key for group in groups for rollout in group.rollouts]
+    whole = {rollout.key: len(rollout.token_ids) for group in groups for rollout in group.rollouts}
     count, micro_batches = _micro_batches(policy, groups, config, generator, world)
     picked = _pick_from_update(policy, groups, evidence, config, generator, first=first, world=world)
     entropy_grad = any(evidence[key].entropy_weight for key in whole)
     loss_sum = 0.0
     sums: dict[Key, dict[str, float]] = {}
+    found: dict[Key, TokenScores] = {}
 
     def micro_loss(
         pieces: list[Piece], keys: list[Key], own_generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = _inputs(_score(policy, pieces, config, entropy_grad), keys, evidence, picked, config)
+        current = _score(policy, pieces, config, entropy_grad)
+        found.update(
+            (key, _constant(score)) for key, score in zip(keys, current, strict=True) if evidence[key].old is None
+        )
+        inputs = _inputs(current, keys, evidence, picked, config)
         if first and config.loss.name in PICKS:
             # they penalise |logprobs - old_logprobs|, whose gradient is a sign: rounding must not decide it
             inputs = replace(inputs, old_logprobs=inputs.logprobs.detach())
@@ -86,12 +94,13 @@ def update_policy(
         for pieces in added:
             filling_pass(policy, pieces, config)
     (loss_sum,), sums = world.sums(loss_sum), dict(world.gathered(list(sums.items())))
+    found = dict(world.gathered(list(found.items())))
     grad_norm = summed_and_clipped(policy, optimizer, config, world)
     finite = bool(torch.isfinite(torch.tensor([grad_norm, loss_sum])).all())
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return UpdateResult(loss=loss_sum, grad_norm=grad_norm, skipped=not finite, sums=sums)
+    return UpdateResult(loss=loss_sum, grad_norm=grad_norm, skipped=not finite, sums=sums, scores=found)
 
 
 def _micro_batches(
@@ -150,7 +159,7 @@ def _inputs(
     weights = logprobs.new_tensor([one.entropy_weight for one in own])
     return LossInputs(
         logprobs=logprobs,
-        old_logprobs=_pad([one.old.logprobs for one in own]),
+        old_logprobs=_pad([(one.old or score).logprobs.detach() for one, score in zip(own, current, strict=True)]),
         ref_logprobs=None
         if own[0].ref_logprobs is None
         else _pad([one.ref_logprobs for one in own if one.ref_logprobs is not None]),
@@ -171,31 +180,35 @@ def _inputs(
 
 
 def _denominator(
-    whole: Sequence[Key],
+    whole: Mapping[Key, int],
     micro_batches: int,
     keys: Sequence[Key],
     evidence: dict[Key, Evidence],
     inputs: LossInputs,
     config: Config,
 ) -> Denominator:
-    """Sizes of the update batch; with `agg_scope micro` of the micro-batch, times their number: a mean of means."""
+    """Sizes of the update batch, `whole` (tokens of each completion); with `agg_scope micro` of the micro-batch, times
+    their number: a mean of means.
+    """
     of_whole = config.loss.agg_scope == "update"
     counted_keys, times = (whole, 1) if of_whole else (keys, micro_batches)
     counted = None
     if inputs.counted is not None:
         # selection by current entropies has its denominators in each micro-batch (Config refuses the other scope)
-        chosen = sum(_selected_tokens(evidence[key]) for key in whole) if of_whole else int(inputs.counted.sum())
+        chosen = (
+            sum(_selected_tokens(evidence[key], whole[key]) for key in whole) if of_whole else int(inputs.counted.sum())
+        )
         counted = chosen * times
     return Denominator(
-        tokens=sum(len(evidence[key].old.logprobs) for key in counted_keys) * times,
+        tokens=sum(whole[key] for key in counted_keys) * times,
         sequences=len(counted_keys) * times,
         constant_length=config.rollout.max_new_tokens,
         counted=counted,
     )
 
 
-def _selected_tokens(evidence: Evidence) -> int:
-    return len(evidence.old.logprobs) if evidence.selected is None else int(evidence.selected.sum())
+def _selected_tokens(evidence: Evidence, tokens: int) -> int:
+    return tokens if evidence.selected is None else int(evidence.selected.sum())
 
 
 def _pick_from_update(
@@ -212,15 +225,21 @@ def _pick_from_update(
     if config.loss.name not in PICKS or config.loss.pick_scope == "micro":
         return {}
     keys = [rollout.key for group in groups for rollout in group.rollouts]
-    current = {key: evidence[key].old for key in keys} if first else score_rollouts(policy, groups, config, world)
+    current = {key: evidence[key].measured for key in keys} if first else score_rollouts(policy, groups, config, world)
     inputs = _detached(_inputs([current[key] for key in keys], keys, evidence, {}, config))
     picks = PICKS[config.loss.name](inputs, config.loss, generator)
-    return {key: row[: len(evidence[key].old.logprobs)] for key, row in zip(keys, picks, strict=True)}
+    return {key: row[: len(current[key].logprobs)] for key, row in zip(keys, picks, strict=True)}
 
 
 def _detached(inputs: LossInputs) -> LossInputs:
     entropy = None if inputs.entropy is None else inputs.entropy.detach()
     return replace(inputs, logprobs=inputs.logprobs.detach(), entropy=entropy)
+
+
+def _constant(score: TokenScores) -> TokenScores:
+    return TokenScores(
+        logprobs=score.logprobs.detach(), entropy=score.entropy.detach(), entropy_t1=score.entropy_t1.detach()
+    )
 
 
 def _pad(rows: Sequence[Tensor]) -> Tensor:

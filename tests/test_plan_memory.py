@@ -93,8 +93,7 @@ def test_the_cache_has_the_bytes_of_the_decoders_own_tensors(policy, prompt):
         for _ in range(new_tokens - 1):  # the last token is drawn, not fed
             decoder.step(torch.full((rows,), 40), None)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in decoder._layers)
-    columns = cache_columns(len(prompt.token_ids), new_tokens)
-    assert cache_bytes(policy.model, rows, columns) == held
+    assert cache_bytes(policy.model, rows, cache_columns(new_tokens)) == held
     prompts = sum(tensor.nbytes for tensor in (*start.keys, *start.values))
     assert cache_bytes(policy.model, 1, len(prompt.token_ids)) == prompts
 

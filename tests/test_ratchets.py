@@ -23,7 +23,7 @@ LAYERS = {
     "data": 1, "tiny": 1, "reward": 1, "graders": 1, "advantage": 1, "losses": 1, "select": 1, "views": 1, "pixels": 1,
     "control": 1, "filters": 1, "shaping": 1, "back_off": 1, "token_scores": 1, "score_views": 1,
     "identity": 2, "policy": 2, "packing": 2, "sampler": 2, "scoring": 2, "draw": 2, "decoder": 2, "moved_text": 2,
-    "families": 2, "engines": 2, "blocks": 2, "head": 2,
+    "families": 2, "engines": 2, "blocks": 2, "shared_prefix": 2, "patch_matmul": 2, "head": 2,
     "attention": 2, "recomputing": 2, "master_weights": 2, "adapter_folder": 1, "adapters": 2, "reference": 2,
     "sharding": 2, "even_passes": 3, "whole_state": 3,
     "recorder": 3, "environment": 3, "credit": 3, "rollout": 3, "make_view": 3, "evidence": 3, "update": 3,

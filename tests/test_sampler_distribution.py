@@ -173,6 +173,7 @@ class NeighbourDecoder(RowDecoder):
             self._compact(keep)
         for tensor in self._tensors():
             tensor[: self._alive] = tensor[: self._alive].roll(1, dims=0)
+        self._shared.seat(self._prefix[: self._alive])
         return super().step(tokens, None)
 
 
@@ -186,6 +187,7 @@ class ForgetfulDecoder(RowDecoder):
 
     def _compact(self, keep):
         self._alive = len(keep)
+        self._shared.seat(self._prefix[: self._alive])
 
 
 def test_a_sampler_that_forgets_to_move_the_cache_is_noticed(policy):

@@ -72,6 +72,19 @@ def random_images(problems: int, *, size: int = 4, seed: int = 0, low: int = 16,
     return [(draw(),) for _ in range(problems)]
 
 
+def choosing(token_entropy: Callable) -> Callable:
+    """The same, that may also be given a function which chooses the kept tokens by the entropies of all."""
+
+    def entropies(images, completions, kept):
+        if not callable(kept):
+            return token_entropy(images, completions, kept)
+        every = token_entropy(images, completions, None)
+        chosen = kept([[tokens.detach() for tokens in row] for row in every])
+        return [[t[mask] for t, mask in zip(row, masks, strict=True)] for row, masks in zip(every, chosen, strict=True)]
+
+    return entropies
+
+
 def make_context(
     token_entropy: Callable,
     images: Sequence[ByteImages],
@@ -87,7 +100,7 @@ def make_context(
         problem_ids=tuple(names or (f"p{i}" for i in range(len(images)))),
         images=tuple(images),
         completions=tuple(tuple(tuple(text) for text in texts) for texts in completions),
-        token_entropy=token_entropy,
+        token_entropy=choosing(token_entropy),
         view=view or ViewConfig(),
         select=select or SelectConfig(),
         generator=lambda purpose, problem_id: torch_generator(seed, purpose, 0, problem_id),

@@ -38,9 +38,9 @@ def cache_bytes(model: Any, rows: int, columns: int) -> int:
     return numbers * rows * columns * model.dtype.itemsize
 
 
-def cache_columns(prompt: int, new_tokens: int) -> int:
-    """Columns that the sampler has allocated when the longest row ends: it grows by `decoder.GROWTH` at a time."""
-    return prompt + GROWTH * max(1, math.ceil((new_tokens - 1) / GROWTH))
+def cache_columns(new_tokens: int) -> int:
+    """Columns that every row has of its own when the longest one ends: they grow by `decoder.GROWTH` at a time."""
+    return GROWTH * max(1, math.ceil((new_tokens - 1) / GROWTH))
 
 
 def phases(config: Config, model: Any, codec: Any, layout: Layout, work: Workload) -> list[Phase]:
@@ -60,7 +60,7 @@ def _sampling(config: Config, model: Any, layout: Layout, work: Workload) -> dic
     rows = config.rollout.batch_rows
     group = max(1, min(entry.count for entry in config.group_plan()))
     prompts = max(1, rows // group)
-    columns = cache_columns(work.prompt, config.rollout.max_new_tokens)
+    columns = cache_columns(config.rollout.max_new_tokens)
     tokens = prompts * work.prompt
     size = layout.compute.itemsize
     return {

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from saei.config import ModelConfig
 from saei.identity import model_source
+from saei.patch_matmul import embed_patches_by_matmul
 
 PUBLISHED = Path(__file__).parent / "published.toml"
 
@@ -40,7 +41,9 @@ def on_meta(config: Any, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     Of a copy: transformers would write the back-end into the config, which may be that of a model in use.
     """
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
+        model = AutoModelForImageTextToText.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
+    embed_patches_by_matmul(model)
+    return model
 
 
 def thin(config: Any, *, vision_layers: int) -> Any:

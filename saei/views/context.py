@@ -15,7 +15,9 @@ TokenScore = Callable[..., list[list[Float[Tensor, " _"]]]]
 """(images, completions, kept) -> a number per token, by problem and completion: entropies in nats, or log-probs.
 
 `images` are float in [0, 1], `kept` None or a boolean mask for every completion; with masks, only the numbers of the
-kept tokens come back. Differentiable in the images where grad mode is on.
+kept tokens come back. Differentiable in the images where grad mode is on. `token_entropy` also takes a function that is
+given the entropies of all tokens, without gradient, and returns the masks: what chooses and what is climbed is then one
+pass.
 """
 
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -40,18 +40,27 @@ def climb_entropy(context: ViewContext, start: Sequence[Sequence[Tensor]]) -> tu
     compares, is the first choice.
     """
     generators = [context.generator("selection", problem_id) for problem_id in context.problem_ids]
+    first: list[tuple[Kept, list[float]]] = []  # what was chosen, and how high it was, before any step
 
-    def entropies(images: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        with torch.no_grad():
-            return context.token_entropy(images, context.completions, None)
-
-    clean = entropies(start)
-    first = choose(context, clean, generators)
+    def pick(entropy: list[list[Tensor]]) -> Kept:
+        kept = choose(context, entropy, generators)
+        if not first:
+            first.append((kept, mean_entropies(kept_entropies(entropy, kept))))
+        return kept
 
     def objective(iteration: int, images: list[list[Tensor]]) -> list[Tensor]:
-        kept = first
-        if iteration and context.select.refresh == "each_iteration":
-            kept = choose(context, entropies(images), generators)
-        return problem_objectives(context, context.token_entropy(images, context.completions, kept), kept)
+        anew = iteration == 0 or context.select.refresh == "each_iteration"
+        chosen: list[Kept] = [] if anew else [first[0][0]]
 
-    return climb(context, start, objective), first, mean_entropies(kept_entropies(clean, first))
+        def note(entropy: list[list[Tensor]]) -> Kept:
+            chosen.append(pick(entropy))
+            return chosen[0]
+
+        entropy = context.token_entropy(images, context.completions, note if anew else chosen[0])
+        return problem_objectives(context, entropy, chosen[0])
+
+    climbs = climb(context, start, objective)
+    if not first:  # no step was taken
+        with torch.no_grad():
+            pick(context.token_entropy(start, context.completions, None))
+    return climbs, *first[0]
