@@ -55,8 +55,8 @@ def refuse_other_optimizers(made: Any, optimizer: Any) -> None:
                 raise Told(f"the optimizers differ: {name} is {group[name]} in TRL's and {mine[name]} in ours")
 
 
-def same_prompts(policy: Policy, made: Any, problems: Sequence[Problem]) -> tuple[list[Prompt], dict[str, Any]]:
-    """Our prompts, and what TRL's processor makes of the same problems. Raises Told unless ids and pixels agree."""
+def same_prompts(policy: Policy, made: Any, problems: Sequence[Problem]) -> list[Prompt]:
+    """Our prompts. Raises Told unless TRL's processor makes the same ids and pixels of the problems."""
     messages = [
         prepare_multimodal_messages(
             [{"role": "user", "content": problem.question}],
@@ -73,12 +73,12 @@ def same_prompts(policy: Policy, made: Any, problems: Sequence[Problem]) -> tupl
     theirs = torch.as_tensor(fields["pixel_values"])
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > PIXEL_TOLERANCE:
         raise Told(f"pixel_values of shape {tuple(theirs.shape)} in TRL are not ours, {tuple(ours.shape)}")
-    return prompts, fields
+    return prompts
 
 
 def same_rows(policy: Policy, made: Any, problems: Sequence[Problem], config: Config) -> SameRows:
     """Sample a group for each problem and score it on our side. Raises Told unless prompts and pixels agree."""
-    prompts, _ = same_prompts(policy, made, problems)
+    prompts = same_prompts(policy, made, problems)
     count, length = config.group_size, config.rollout.max_new_tokens
     requests = [SampleRequest(prompt=p, images=p.images, indices=tuple(range(count))) for p in prompts]
     sampled = sample(

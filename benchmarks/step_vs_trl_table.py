@@ -69,25 +69,32 @@ def _floor(workloads: list[dict[str, Any]]) -> Table:
         floor, tokens = own["phases"]["floor"], own["tokens"]["floor"]
         ours, theirs = own["phases"]["ours"], own["phases"]["trl"]
         prompts = own["completions"] * own["prompt_tokens"]
-        rows = {
-            "prefill": ("", "", prompts),
-            "decode": (f"{ours['sample']:.3g}", f"{theirs['generate']:.3g}", tokens["decode"]),
-            "update": (
-                f"{ours['update'] + ours['old_logprobs']:.3g}",
-                f"{theirs['forward'] + theirs['backward'] + theirs['optimizer']:.3g}",
-                prompts + own["completions"] * own["length"],
-            ),
+        update = theirs["forward"] + theirs["backward"] + theirs["optimizer"]
+        seconds: dict[str, tuple[float | None, float | None]] = {
+            "prefill": (None, None),
+            "decode": (ours["sample"], theirs["generate"]),
+            "old log-probs": (ours["old_logprobs"], 0.0),
+            "update": (ours["update"], update),
         }
-        for phase, (of_ours, of_trl, of_trl_tokens) in rows.items():
-            rate = tokens[phase] / floor[phase]
-            mine = of_ours if phase != "prefill" else ""
+        of_trl = {
+            "prefill": prompts,
+            "decode": tokens["decode"],
+            "update": prompts + own["completions"] * own["length"],
+        }
+        for phase, both in seconds.items():
+            known = (tokens[phase], tokens[phase] / floor[phase]) if phase in floor else (0, None)
             table.add_row(
-                str(own["pixels"]), phase, f"{tokens[phase]:,}", f"{rate:,.0f}", f"{floor[phase]:.3g}", mine, of_trl,
-                f"{of_trl_tokens:,.0f}",
-            )  # fmt: skip
+                str(own["pixels"]),
+                phase,
+                f"{known[0]:,}",
+                "" if known[1] is None else f"{known[1]:,.0f}",
+                f"{floor.get(phase, 0.0):.3g}",
+                *("" if value is None else f"{value:.3g}" for value in both),
+                f"{of_trl.get(phase, 0):,.0f}",
+            )
     table.caption = (
-        "Decode: prefill included in the seconds of ours and TRL. Update: of ours with the old log-probs, which TRL "
-        "skips on-policy; of both with clipping and the optimizer. Attention to the cache is not in the floor."
+        "Decode: seconds of ours and TRL with the prefill. Old log-probs: a step of one update needs none, and TRL "
+        "skips them. Update: with clipping and the optimizer. Attention to the cache is not in the floor."
     )
     return table
 

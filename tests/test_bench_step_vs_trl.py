@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.equal_work import refuse_other_lengths, refuse_other_optimizers, refuse_other_weights
+from benchmarks.equal_work import refuse_other_lengths, refuse_other_optimizers, refuse_other_weights, same_prompts
 from benchmarks.step_vs_trl import Settings, command
 from saei.cli import BadInput, Told
+from saei.config import Config
+from saei.data import load_problems
+from saei.policy import load_policy
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,22 @@ def test_both_contenders_do_the_same_work(figures):
     assert own["tokens"]["floor"]["update"] <= own["tokens"]["ours"]["backward"] <= per_row
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("max_completion_length=5", "trl: 24 completions of 5 to 5 tokens, where both sides have 24 of 6"),
+        ("num_iterations=2", "trl: 0 completions"),
+        ("adam_beta2=0.9", "betas"),
+        ("temperature=0.5", "log-probs differ"),
+    ],
+)
+def test_a_trainer_of_trl_that_does_other_work_is_told_and_no_figures_are_written(option, told, tmp_path):
+    with pytest.raises(Told, match=told):
+        command(["--quick", "--trl-options", option, "--out", str(tmp_path / "figures.json")])
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_weights_are_told_by_name():
     ours, theirs = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     theirs.load_state_dict(ours.state_dict())
@@ -49,6 +68,23 @@ def test_other_weights_are_told_by_name():
         theirs.bias[0] += 1e-7
     with pytest.raises(Told, match="bias"):
         refuse_other_weights(SimpleNamespace(model=ours), theirs)  # pyright: ignore[reportArgumentType]
+
+
+def test_other_prompt_tokens_and_other_pixels_are_told():
+    config = Config()
+    policy = load_policy(config.model, config.data)
+    problem = load_problems(config.data, "train")[0]
+    prompt = policy.encode(problem)
+    ids, pixels = list(prompt.token_ids), policy.codec.patchify(prompt.images[0])
+
+    def trainer(ids, pixels):
+        return SimpleNamespace(_tokenize_prompts=lambda _: ([ids], None, {"pixel_values": pixels}))
+
+    assert same_prompts(policy, trainer(ids, pixels), [problem]) == [prompt]
+    with pytest.raises(Told, match="prompt tokens"):
+        same_prompts(policy, trainer([*ids[:-1], ids[0]], pixels), [problem])
+    with pytest.raises(Told, match="pixel_values"):
+        same_prompts(policy, trainer(ids, pixels + 2e-5), [problem])
 
 
 def test_other_rates_of_the_optimizer_are_told_by_name():
