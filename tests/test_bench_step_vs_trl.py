@@ -80,7 +80,7 @@ def test_other_prompt_tokens_and_other_pixels_are_told():
     def trainer(ids, pixels):
         return SimpleNamespace(_tokenize_prompts=lambda _: ([ids], None, {"pixel_values": pixels}))
 
-    assert same_prompts(policy, trainer(ids, pixels), [problem]) == [prompt]
+    assert [same.token_ids for same in same_prompts(policy, trainer(ids, pixels), [problem])] == [prompt.token_ids]
     with pytest.raises(Told, match="prompt tokens"):
         same_prompts(policy, trainer([*ids[:-1], ids[0]], pixels), [problem])
     with pytest.raises(Told, match="pixel_values"):
