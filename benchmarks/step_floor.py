@@ -18,10 +18,13 @@ from saei.types import Prompt
 
 
 class Floor:
-    """Plain passes of as many tokens as a step has, on weights that nobody trains. Called, it has its turn."""
+    """Plain passes of `model`, the stock one, over as many tokens as a step has. Called, it has its turn.
 
-    def __init__(self, policy: Policy, prompts: Sequence[Prompt], completions: int, length: int) -> None:
-        self._model = policy.model
+    Of `policy` only what makes pixel values is taken.
+    """
+
+    def __init__(self, model: Any, policy: Policy, prompts: Sequence[Prompt], completions: int, length: int) -> None:
+        self._model = model
         self._image_token = policy.image_token_id
         self._completions, self._length = completions, length
         image = prompts[0].images[0]

@@ -33,7 +33,7 @@ from benchmarks.equal_work import (
 from benchmarks.step_floor import Floor
 from benchmarks.step_vs_trl_table import show
 from benchmarks.timing import Spread, machine, ratio, write_figures
-from benchmarks.trl_contender import cannot_run, not_default, trainer, trl_arguments
+from benchmarks.trl_contender import cannot_run, not_default, stock_model, trainer, trl_arguments
 from benchmarks.trl_turns import take_turns
 from benchmarks.turn import Turn, stopwatch
 from saei.cli import BadInput, run_main
@@ -168,7 +168,7 @@ def measure(side: int, problems: int, rounds: int, settings: Settings, folder: P
     config = step_config(side, problems, steps, settings, folder)
     completions = problems * config.group_size
     shown = pictures(config, (steps + 1) * problems, side)
-    ours, plain = (load_policy(config.model, config.data) for _ in range(2))
+    ours = load_policy(config.model, config.data)
     ours.suppressed_token_ids += ours.end_token_ids  # every completion has the full length
     prompts = [ours.encode(problem) for problem in shown[:problems]]
     row_tokens = max(len(prompt.token_ids) for prompt in prompts) + settings.length
@@ -186,7 +186,8 @@ def measure(side: int, problems: int, rounds: int, settings: Settings, folder: P
         trl_batches = seconds_per_row(first, rows, tried)
         theirs = of_trl(min(trl_batches, key=lambda batch: trl_batches[batch]))
         own = OurStep(config, ours, scorer, shown)
-        turns = take_turns(theirs, {"ours": own, "floor": Floor(plain, prompts, config.group_size, settings.length)})
+        floor = Floor(stock_model(config), ours, prompts, config.group_size, settings.length)
+        turns = take_turns(theirs, {"ours": own, "floor": floor})
     for name in ("trl", "ours"):
         for turn in turns[name]:
             refuse_other_lengths(turn.lengths, completions, settings.length, name)

@@ -131,15 +131,19 @@ def graded(scorer: Scorer, problems: Sequence[Problem]) -> Any:
     return reward
 
 
+def stock_model(config: Config) -> Any:
+    """The shipped weights as transformers loads them: nothing of ours in the model."""
+    transformers_logging.disable_progress_bar()
+    return AutoModelForImageTextToText.from_pretrained(model_dir(), dtype=config.model.dtype)
+
+
 def trainer(arguments: Mapping[str, Any], config: Config, scorer: Scorer, problems: Sequence[Problem]) -> Any:
     """The stock trainer on the shipped weights; `problems` in the order of the steps that will train on them."""
     disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-    model = AutoModelForImageTextToText.from_pretrained(model_dir(), dtype=config.model.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TRL still needs the old name of activation checkpointing
         made = GRPOTrainer(
-            model=model,
+            model=stock_model(config),
             reward_funcs=graded(scorer, problems),
             args=GRPOConfig(**arguments),
             train_dataset=dataset(problems),
