@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.turn import forget_peak, peak_mb
+from benchmarks.turn import growth
 from saei.cli import Told
 from saei.head import head_scores
 
@@ -159,29 +159,25 @@ def measured(name: str, size: Size) -> dict[str, Any]:
     tiny = Case(Size(**{**asdict(size), "tokens": 8, "vocabulary": 64}))
     tiny.turn(head)  # code is loaded, libraries have their own buffers
     case = Case(size)
-    before, peak = _clocked(size.device)
+    grown = _growth(size.device)
     start = time.perf_counter()
     found = case.turn(head)
-    seconds, most = time.perf_counter() - start, peak()
-    if before is None or most is None:
+    seconds, held = time.perf_counter() - start, grown()
+    if held is None:
         return {"missing": "the system does not say how much memory a process holds"}
     gradients = sum(one.nbytes for one in found[2:])
-    held = most - before
     return {"bytes": held, "gradient_bytes": gradients, "seconds": seconds, "digest": digest(found)}
 
 
-def _clocked(device: str) -> tuple[int | None, Callable[[], int | None]]:
-    """Bytes held now, and what says the highest number since."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated
-    forget_peak()
-    return _bytes(peak_mb()), lambda: _bytes(peak_mb())
-
-
-def _bytes(megabytes: float | None) -> int | None:
-    return None if megabytes is None else int(megabytes * 2**20)
+def _growth(device: str) -> Callable[[], int | None]:
+    """What says by how many bytes the highest number held since now is above what is held now."""
+    if device == "cpu":
+        megabytes = growth()
+        return lambda: None if (grown := megabytes()) is None else round(grown * 2**20)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    return lambda: torch.cuda.max_memory_allocated() - before
 
 
 if __name__ == "__main__":
