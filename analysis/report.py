@@ -7,10 +7,17 @@ prose, figures and tables. It needs no network and runs no script, and says so t
 is escaped. Exit codes: 0 done, 1 a notebook failed (the page says which cell and why), 2 bad input, 130 interrupted.
 """
 
-import signal
 import sys
+
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # nothing that is imported is garbage, and to look for some takes long
+
+import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -75,11 +82,13 @@ def build(
     is_whole = len(folders) == 1 and not selection
     about = folders[0].resolve() if is_whole else remember(folder, folders, selection)
     parameters = {"sweep": data.name, "results": str(about)}
-    notebooks = execute_all(notebooks_for(data), parameters, folder, source=NOTEBOOKS)
+    with ThreadPoolExecutor(1) as pool:  # the kernels are other processes, and take a while to start
+        drawn = pool.submit(save_figures, data, folder / "figures")
+        notebooks = execute_all(notebooks_for(data), parameters, folder, source=NOTEBOOKS)
+        drawn.result()
     for path in folder.glob("*.ipynb"):
         if path.stem not in notebooks:
             path.unlink()  # of an older report
-    save_figures(data, folder / "figures")
     page = folder / "index.html"
     write_whole(page, render(data, notebooks))
     return Built(page, dict(failures(notebooks)))
@@ -121,4 +130,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     sys.exit(main())

@@ -2,7 +2,8 @@
 an update of low rank, and that alone is trained, checkpointed and shared.
 
 An adapter has no dropout, since what was sampled and what is scored must agree, and starts from the run's seed. Beside
-bfloat16 weights it is float32, so that its updates are not rounded away.
+bfloat16 weights it is float32, so that its updates are not rounded away. peft is loaded where there is one to make,
+read or write: a run without an adapter would spend an eighth of its start on it.
 """
 
 import json
@@ -16,8 +17,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from saei.adapter_folder import ADAPTER_CONFIG
@@ -34,6 +33,8 @@ def add_adapter(model: Any, decoder: nn.Module, settings: ModelConfig, seed: int
 
     Raises ValueError where `model.lora_targets` names a linear that the decoder does not have.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     linears = [f"{prefix}.{name}" for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]
     found = {name.rpartition(".")[2] for name in linears}
@@ -104,6 +105,8 @@ def merged_state(model: nn.Module) -> dict[str, Tensor] | None:
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapter alone in peft's format, complete or not at all."""
+    from peft import get_peft_model_state_dict
+
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -125,6 +128,8 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
     Raises ValueError, or OSError, for an adapter that is incomplete or made for another model.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     given = set(safetensors.torch.load_file(str(folder / _WEIGHTS)))
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder))
@@ -140,4 +145,8 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
 
 def _layers(model: nn.Module) -> list[tuple[str, Any]]:
+    if not adapter_parameters(model):
+        return []
+    from peft.tuners.lora import LoraLayer
+
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]

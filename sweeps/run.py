@@ -29,6 +29,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # `sweeps` is a package; its folder itself must not be on the path
 
 from saei.cli import BadInput, bad_input, checked_command_line, run_main
+from saei.loading import uncollected
 from sweeps.command import Command
 from sweeps.commands import COMMANDS, run_command
 from sweeps.definition import (
@@ -101,11 +102,12 @@ def _launch(
     settings: dict[str, Any],
     trainer: str,
 ) -> int:
-    from sweeps import estimate  # from here on torch, Optuna and submitit are loaded
-    from sweeps.materials import refuse_missing_models
-    from sweeps.plan import launch_command, make_trials, plan_sentences, write_plan
-    from sweeps.retry import Retries
-    from sweeps.slurm import launch
+    with uncollected():
+        from sweeps import estimate  # from here on torch, Optuna and submitit are loaded
+        from sweeps.materials import refuse_missing_models
+        from sweeps.plan import launch_command, make_trials, plan_sentences, write_plan
+        from sweeps.retry import Retries
+        from sweeps.slurm import launch
 
     with bad_input():
         trials = make_trials(command.name, sweep, arms, seeds, settings, command.results)

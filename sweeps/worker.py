@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from saei.loading import uncollected
 from sweeps.locks import Held, hold, is_held
 from sweeps.trial import Trial, settle
 
@@ -26,7 +27,9 @@ def work(trial: Trial, trainer: str, runner_lock: Path) -> str:
     try:
         with hold(trial.lock):
             if not settle(trial):  # another sweep may have finished the equal trial meanwhile
-                getattr(importlib.import_module(module), function)(trial.config)
+                with uncollected():
+                    train = getattr(importlib.import_module(module), function)
+                train(trial.config)
     except Held:
         return BUSY
     except KeyboardInterrupt:
