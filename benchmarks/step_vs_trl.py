@@ -49,7 +49,7 @@ from saei.train import train_step
 from saei.types import Problem
 
 MOST_TOKENS = 16384
-"""Larger micro-batches are not tried for TRL: they need gigabytes and were never faster."""
+"""Larger micro-batches are not tried for TRL: they need gigabytes, and larger ones were not faster where tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
