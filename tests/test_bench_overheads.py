@@ -91,3 +91,7 @@ def test_all_goes_on_after_a_failure_and_says_so_with_its_exit_code(tmp_path, mo
 
 def test_a_machine_with_other_work_is_warned_about():
     assert everything.busy_warning(0.5) == "" and "0.80" in everything.busy_warning(0.8)
+
+
+def test_every_benchmark_of_the_list_exists():
+    assert not [name for name in everything.NAMES if not (ROOT / "benchmarks" / f"{name}.py").exists()]
