@@ -3,8 +3,9 @@
 Needs only torch and transformers beside the files of `saei` that score; benchmarks/prefix.py and gpu.py share it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from saei.scoring import score_requests
 from saei.types import ScoreRequest
 
 PACKED, ONE_ROW, PER_ROW, FLOOR = "packed", "one row", "per row", "as many plain tokens"
+COMPARED_WEIGHTS = 2**24
+"""Gradients of larger tensors than so many numbers are not compared: copies of them would fill a GPU."""
+Passes = Sequence[Callable[[], tuple[Tensor, Tensor]]]
+"""Each gives log-probs and entropies of its share of the group, in order; each has its own backward."""
 LONGEST_ROW = 16384
 """Tokens up to which a group that the cost model splits is also put into one row."""
 
@@ -32,12 +37,14 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupWork:
-    """The same group for every contender. `rows`: what the cost model splits it into; `stock` shares the weights."""
+    """The same group for every contender. `rows`: what the cost model splits it into; `stock` shares the weights;
+    `plain` are the passes of the plain rows.
+    """
 
     policy: Any
     stock: Any
     request: ScoreRequest
-    plain: PlainRows
+    plain: tuple[PlainRows, ...]
     floor: PlainRows
     advantages: Tensor
     pack_tokens: int
@@ -54,19 +61,27 @@ class GroupWork:
         return self.packed_tokens + (self.rows - 1) * len(self.request.prompt.token_ids)
 
 
-def group_work(policy: Any, stock: Any, point: Point, *, shortest: float, pack_tokens: int, seed: int = 0) -> GroupWork:
-    """A made-up group; the shortest completion has the share `shortest` of the longest's tokens."""
-    generator = torch.Generator().manual_seed(seed)
+def group_work(
+    policy: Any, stock: Any, point: Point, *, shortest: float, pack_tokens: int, plain_rows_at_once: int = 0
+) -> GroupWork:
+    """A made-up group; the shortest completion has the share `shortest` of the longest's tokens.
+
+    `plain_rows_at_once` (0: all): plain rows of one pass, where memory does not hold them all.
+    """
+    generator = torch.Generator().manual_seed(0)
     prompt = made_up.prompt(policy, point.prefix, generator)
     lengths = made_up.spread_lengths(point.length, point.completions, shortest)
     texts = made_up.completions(policy, lengths, generator)
     text = made_up.words(policy, 2 * (point.prefix + sum(lengths)), generator)
+    at_once = plain_rows_at_once or len(texts)
     advantages = torch.randn(point.completions, generator=generator)
     return GroupWork(
         policy=policy,
         stock=stock,
         request=ScoreRequest(prompt=prompt, images=prompt.images, completions=texts),
-        plain=plain_rows(stock, prompt, texts),
+        plain=tuple(
+            plain_rows(stock, prompt, texts[first : first + at_once]) for first in range(0, len(texts), at_once)
+        ),
         floor=rows_of_as_many_tokens(stock, prompt, texts, text),
         advantages=torch.repeat_interleave(advantages, torch.tensor(lengths)).to(policy.device),
         pack_tokens=pack_tokens,
@@ -94,33 +109,35 @@ def one_row_scores(work: GroupWork) -> tuple[Tensor, Tensor]:
     return torch.cat([score.logprobs for score in scores]), torch.cat([score.entropy for score in scores])
 
 
-def contenders(work: GroupWork) -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
+def contenders(work: GroupWork) -> dict[str, Passes]:
     """Who takes turns. The whole group in one row is there where the cost model splits a group that would fit one."""
-    found = {
-        PACKED: lambda: packed_scores(work),
-        PER_ROW: lambda: plain_scores(work.stock, work.plain),
-        FLOOR: lambda: plain_scores(work.stock, work.floor),
+    found: dict[str, Passes] = {
+        PACKED: [partial(packed_scores, work)],
+        PER_ROW: [partial(plain_scores, work.stock, rows) for rows in work.plain],
+        FLOOR: [partial(plain_scores, work.stock, work.floor)],
     }
     if work.rows > 1 and work.packed_tokens <= LONGEST_ROW:
-        found[ONE_ROW] = lambda: one_row_scores(work)
+        found[ONE_ROW] = [partial(one_row_scores, work)]
     return found
 
 
-def forward(scores: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+def forward(passes: Passes) -> Tensor:
     """The log-probs, without gradient; done when it returns."""
     with torch.no_grad():
-        logprobs, _ = scores()
-    return finished(logprobs.detach())
+        return finished(torch.cat([scores()[0] for scores in passes]))
 
 
-def backward(work: GroupWork, scores: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    """Forward, policy-gradient loss, backward; gradients of the weights are left on them."""
+def backward(work: GroupWork, passes: Passes) -> None:
+    """Forward, policy-gradient loss, backward, pass by pass; gradients of the weights are left on them."""
     work.policy.model.zero_grad(set_to_none=True)
-    logprobs, _ = scores()
-    weights = work.advantages.repeat(2)[: len(logprobs)]  # the floor rounds its number of scores up
-    loss = -(weights * logprobs).sum() / len(logprobs)
-    loss.backward()
-    finished(loss)
+    weights = work.advantages.repeat(2)  # the floor rounds its number of scores up
+    first = 0
+    for scores in passes:
+        logprobs, _ = scores()
+        loss = -(weights[first : first + len(logprobs)] * logprobs).sum() / len(work.advantages)
+        loss.backward()
+        first += len(logprobs)
+    finished(weights)
 
 
 def finished(result: Tensor) -> Tensor:
@@ -130,11 +147,11 @@ def finished(result: Tensor) -> Tensor:
     return result
 
 
-def assert_equal_work(work: GroupWork, tolerance: float) -> tuple[float, float]:
-    """Largest difference of a log-prob, and of a gradient as a share of the largest gradient, packed against per row.
+def assert_equal_work(work: GroupWork, tolerance: float, gradient_tolerance: float) -> tuple[float, float]:
+    """Largest difference of a log-prob (nats), and of a gradient as a share of the largest, packed against per row.
 
-    Raises AssertionError beyond `tolerance`, in nats, and ten times it as that share: the table would compare
-    different work. Every contender has then run once, forward and backward.
+    Raises AssertionError beyond the tolerances: the table would compare different work. Every contender has then run
+    once, forward and backward.
     """
     ways = contenders(work)
     logprobs = {name: forward(way) for name, way in ways.items()}
@@ -151,13 +168,13 @@ def assert_equal_work(work: GroupWork, tolerance: float) -> tuple[float, float]:
         ]
     # all(), not max(): a comparison with NaN is false
     assert all(d <= tolerance for d in apart), f"log-probs differ by {apart} nats, allowed are {tolerance:g}"
-    assert all(d <= 10 * tolerance for d in gradients_apart), f"gradients differ: {max(gradients_apart):.2g}"
+    assert all(d <= gradient_tolerance for d in gradients_apart), f"gradients differ: {max(gradients_apart):.2g}"
     return max(apart), max(gradients_apart)
 
 
-def _gradients(work: GroupWork, way: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def _gradients(work: GroupWork, way: Passes) -> dict[str, Tensor]:
     backward(work, way)
-    named = work.policy.model.named_parameters()
-    found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+    named = [(n, p.grad) for n, p in work.policy.model.named_parameters() if p.numel() <= COMPARED_WEIGHTS]
+    found = {name: gradient.clone() for name, gradient in named if gradient is not None}
     work.policy.model.zero_grad(set_to_none=True)
     return found
