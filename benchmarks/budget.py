@@ -32,7 +32,8 @@ class Budget:
         """The line under the table where points were left out."""
         if not self.skipped:
             return None
-        return f"left out, as {self.seconds:g} seconds were over (--seconds): {' '.join(self.skipped)}"
+        seconds = max(0.0, self.seconds)
+        return f"left out, as the {seconds:.0f} s for this table were over (--seconds): {' '.join(self.skipped)}"
 
 
 def rounds_within(

@@ -18,7 +18,7 @@ from saei.types import Prompt, SampleRequest
 
 OURS, GENERATE, PREFILL, ONE_TOKEN = "ours", "generate", "prefill", "one-token rows"
 TIED = 1e-3
-"""Nats within which two tokens count as equally likely: rounding may then choose either."""
+"""Nats within which two tokens count as equally likely in float32: rounding may then choose either."""
 STEPS = 8
 """One-token forwards timed at a time."""
 
@@ -98,7 +98,7 @@ def floor(work: SamplingWork, seconds: dict[str, list[float]]) -> list[float]:
     return [first + steps * step for first, step in zip(seconds[PREFILL], seconds[ONE_TOKEN], strict=True)]
 
 
-def assert_equal_work(work: SamplingWork, greedy_tokens: int) -> dict[str, int]:
+def assert_equal_work(work: SamplingWork, greedy_tokens: int, tied: float = TIED) -> dict[str, int]:
     """Greedy decoding agrees token for token but for ties, and every sampled completion has the full length.
 
     Returns how many greedy tokens were compared, and how many rows parted at a tie. Raises AssertionError otherwise.
@@ -113,7 +113,7 @@ def assert_equal_work(work: SamplingWork, greedy_tokens: int) -> dict[str, int]:
         compared += place
         if place < length:
             gap = _gap(work.stock, prompt, tuple(a[:place]), a[place], b[place])
-            assert gap <= TIED, f"{prompt.problem_id}: greedy token {place} differs, its log-prob by {gap:.2g} nats"
+            assert gap <= tied, f"{prompt.problem_id}: greedy token {place} differs, its log-prob by {gap:.2g} nats"
             ties += 1
     counts = {len(tokens) for group in ours(work, work.completions, work.length, noise) for tokens in group}
     made = generate(work.stock, work.prompts, work.completions, work.length, sampled=True)

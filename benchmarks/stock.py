@@ -35,12 +35,22 @@ class PlainRows:
         return self.inputs["input_ids"].numel()
 
 
-def stock_policy(policy: Any) -> SimpleNamespace:
-    """The same policy with a stock model: a twin that shares every weight, under the stock `sdpa` attention."""
+def with_attention(policy: Any, name: str) -> SimpleNamespace:
+    """The same policy around a twin of its model that shares every weight; `name` as transformers knows the attention.
+
+    Packed rows are never split for the sake of a dense mask.
+    """
     twin = copy.deepcopy(policy.model, {id(weight): weight for weight in policy.model.parameters()})
-    twin.set_attn_implementation("sdpa")
+    twin.set_attn_implementation(name)
     taken = ("codec", "device", "image_token_id", "end_token_ids", "suppressed_token_ids")
-    return SimpleNamespace(model=twin, **{name: getattr(policy, name) for name in taken})
+    counts = dict.fromkeys(("packed_forwards", "tokens_forward", "tokens_backward", "tokens_generated"), 0)
+    shared = {name: getattr(policy, name) for name in taken}
+    return SimpleNamespace(model=twin, attention_cost=0.0, **shared, **counts)
+
+
+def stock_policy(policy: Any) -> SimpleNamespace:
+    """The same policy with a stock model, under transformers' own `sdpa`."""
+    return with_attention(policy, "sdpa")
 
 
 def plain_rows(policy: Any, prompt: Prompt, completions: Sequence[Sequence[int]]) -> PlainRows:

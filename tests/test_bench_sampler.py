@@ -70,7 +70,7 @@ def test_points_beyond_the_budget_are_told(monkeypatch):
     points = [(name, share.seconds) for name, share in budget.shares(["a", "b", "c"])]
     # a third of 10, then half of what is left
     assert points == [("a", pytest.approx(10 / 3)), ("b", 3.0)]
-    assert budget.skipped == ["c"] and "10 seconds were over" in (budget.told() or "")
+    assert budget.skipped == ["c"] and "the 10 s for this table were over" in (budget.told() or "")
 
 
 @pytest.mark.parametrize("text", ["448x8", "100x8x64", "448x0x64"])
