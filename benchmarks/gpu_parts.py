@@ -80,9 +80,34 @@ def check(scale_device: str) -> list[Row]:
     ]
 
 
+def rate_of_products(policy: Any) -> float:
+    """Measured operations a second of a large matrix product in the type of the weights."""
+    side = 8192 if policy.device.type == "cuda" else 512
+    left = torch.randn(side, side, device=policy.device).to(policy.model.dtype)
+    (seconds,) = rounds_within(Budget(2.0), {"product": lambda: finished(left @ left)}, most=20, least=10).values()
+    return 2 * side**3 / Spread.of(seconds).median
+
+
+def products_row(work: packed_group.GroupWork, rate: float, seconds: dict[str, list[float]]) -> Row:
+    """The least that the decoder's weights ask for: two operations a weight and packed token, at the measured rate.
+
+    Attention, image tower and head are not in it.
+    """
+    layers = work.policy.model.model.language_model.layers
+    least = 2 * sum(weight.numel() for weight in layers.parameters()) * work.packed_tokens / rate
+    values = seconds[f"{PACKED}: forward"]
+    return {
+        "point": "",
+        "contender": f"decoder's products at {rate / 1e12:.3g} TFLOP/s, forward",
+        "milliseconds": Spread.of([1000 * least]),
+        "ratio": ratio([least] * len(values), values),
+    }
+
+
 def packed(machine: Machine, budget: Budget) -> list[Row]:
     """Packed groups against plain rows of the stock forward, and a plain forward of as many tokens."""
     rows: list[Row] = []
+    rate = rate_of_products(machine.policy)
     for name, share in budget.shares(GROUPS[machine.size]):
         with told(rows, name):
             point = point_of(name)
@@ -95,6 +120,7 @@ def packed(machine: Machine, budget: Budget) -> list[Row]:
             for kind in PASSES:
                 seconds[f"{FLOOR}: {kind}"] = [value * scale for value in seconds[f"{FLOOR}: {kind}"]]
             rows += _rows(name, seconds, lambda contender: contender.replace(contender.split(": ")[0], PACKED))
+            rows.append(products_row(work, rate, seconds))
     return rows
 
 

@@ -88,6 +88,16 @@ def test_the_3b_scale_has_the_weights_of_qwen():
     assert sizes.layers * layer + sizes.vocabulary * sizes.hidden == pytest.approx(3.09e9, rel=0.01)
 
 
+def test_the_least_time_is_two_operations_a_weight_and_token():
+    policy = random_policy("tiny", "cpu", torch.float32)
+    work = group_work(policy, stock_policy(policy), Point(64, 3, 12), shortest=1.0, pack_tokens=4096)
+    # by hand: q, o 160 x 160 with bias of q; k, v 160 x 80 with biases; MLP 3 x 160 x 448; two norms; 4 layers
+    layer = 2 * 160**2 + 160 + 2 * (160 * 80 + 80) + 3 * 160 * 448 + 2 * 160
+    row = gpu_parts.products_row(work, 1e9, {"packed: forward": [0.5, 0.5]})
+    assert row["milliseconds"].median == pytest.approx(1000 * 2 * 4 * layer * 100 / 1e9)  # 64 + 3 x 12 = 100 tokens
+    assert row["ratio"].median == pytest.approx(row["milliseconds"].median / 500)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_it_runs_on_a_gpu(tmp_path):
