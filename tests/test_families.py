@@ -21,7 +21,7 @@ from saei.config import DataConfig, ModelConfig, with_overrides
 from saei.doctor.stock import stock_scores
 from saei.families import FAMILIES, family_of, supported_family
 from saei.make_view import make_view
-from saei.plan.activations import decoder_bytes
+from saei.plan.activations import decoder_bytes, packed_row
 from saei.policy import Policy, load_policy
 from saei.presets import preset
 from saei.rollout import GroupsInProgress, sample_view
@@ -199,7 +199,7 @@ def test_what_the_stock_image_processor_makes_of_our_image_gives_the_same_scores
 def test_the_memory_plan_reckons_with_every_family(policy):
     config, width = policy.model.config, policy.model.config.get_text_config().hidden_size
     for recompute in (False, True):
-        kept = decoder_bytes(config, torch.float32, 64, recompute=recompute, weights=True)
+        kept = decoder_bytes(config, torch.float32, packed_row(64, 16, 8, 6), recompute=recompute, weights=True)
         assert kept > 64 * width * 4
 
 

@@ -12,7 +12,7 @@ from saei.data import load_problems
 from saei.decoder import Prefix, RowDecoder, prefill
 from saei.packing import split_requests
 from saei.plan.__main__ import main
-from saei.plan.activations import counting, decoder_bytes, vision_bytes
+from saei.plan.activations import counting, decoder_bytes, packed_row, vision_bytes
 from saei.plan.hours import A100, FLOPS_SHARE
 from saei.plan.memory import cache_bytes, cache_columns
 from saei.plan.settings import make_plan
@@ -106,10 +106,12 @@ def test_what_a_packed_row_keeps_for_its_backward_pass_is_what_autograd_saves(po
     with counting(policy.model) as saved:
         _wanted_states(policy, pieces)
     tower.requires_grad_(True)
-    tokens = len(prompt.token_ids) + 300
-    reckoned = decoder_bytes(policy.model.config, torch.float32, tokens, recompute=False, weights=True)
+    prefix = len(prompt.token_ids)
+    row = packed_row(prefix + 300, prefix, 50, 6)
+    assert row == (prefix + 300, 7 * prefix + 300, 6 * 50 * (prefix + 50))
+    reckoned = decoder_bytes(policy.model.config, torch.float32, row, recompute=False, weights=True)
     assert reckoned == pytest.approx(saved.bytes, rel=0.1)  # another kernel on a CPU, and the embeddings beside
-    again = decoder_bytes(policy.model.config, torch.float32, tokens, recompute=True, weights=True)
+    again = decoder_bytes(policy.model.config, torch.float32, row, recompute=True, weights=True)
     assert again < reckoned / 2
 
 

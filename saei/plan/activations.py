@@ -1,13 +1,14 @@
 """Bytes that a pass keeps for its backward pass, counted from the tensors that autograd saves.
 
-The decoder runs on `meta` with a stand-in for attention that saves what torch's memory-efficient kernel saves: query,
-key and value as it is given them, the mask as numbers of their type, its output and a logarithm per query. The vision
+The decoder runs on `meta` with a stand-in for attention that saves what torch's memory-efficient kernel saves of a
+packed row's blocks (`saei.blocks`): query, key and value as it is given them, with a copy of its prefix beside every
+completion, the masks as numbers of their type, its output and a logarithm per query. The vision
 tower runs for real, at its true widths, with one and two layers on a small picture: what it saves is linear in patches.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,20 @@ from saei.plan.shapes import on_meta, thin, vision_depth
 STAND_IN = "saei_counted"
 SIDE = 224
 """Of the picture that the vision tower is tried on, in pixels, before the codec's resize."""
+
+
+class PackedRow(NamedTuple):
+    """Sizes of a packed row: its tokens, the keys that its blocks read, and the numbers in their masks."""
+
+    tokens: int
+    keys: int
+    pairs: int
+
+
+def packed_row(tokens: int, prompt: int, completion: int, count: int) -> PackedRow:
+    """A pass of about `tokens` tokens: whole groups of a prompt and `count` completions, or as much of one as fits."""
+    completions = max(1, round(tokens * count / (prompt + count * completion)))
+    return PackedRow(tokens, tokens + completions * prompt, completions * completion * (prompt + completion))
 
 
 class Saved:
@@ -66,8 +81,9 @@ class _Attention(torch.autograd.Function):
 def _counted_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
-    repeats = query.shape[1] // key.shape[1]  # with a mask, the stock code repeats the heads of grouped queries
-    key, value = (tensor.repeat_interleave(repeats, dim=1) if repeats > 1 else tensor for tensor in (key, value))
+    row: PackedRow = attention_mask.row  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    # of grouped queries, the heads are repeated
+    key, value = (tensor.new_empty(1, query.shape[1], row.keys, tensor.shape[-1]) for tensor in (key, value))
     return _Attention.apply(query, key, value, attention_mask).transpose(1, 2).contiguous(), None  # pyright: ignore[reportOptionalMemberAccess]
 
 
@@ -75,8 +91,8 @@ AttentionInterface.register(STAND_IN, _counted_attention)
 AttentionMaskInterface.register(STAND_IN, lambda *_, **__: None)
 
 
-def decoder_bytes(config: Any, dtype: torch.dtype, tokens: int, *, recompute: bool, weights: bool) -> int:
-    """Kept of one packed row of `tokens` by all layers. `weights` False: the pass of an attack, no weight is trained.
+def decoder_bytes(config: Any, dtype: torch.dtype, row: PackedRow, *, recompute: bool, weights: bool) -> int:
+    """Kept of one packed row by all layers. `weights` False: the pass of an attack, no weight is trained.
 
     `recompute`: every layer's input, and one layer while it is computed again.
     """
@@ -87,19 +103,20 @@ def decoder_bytes(config: Any, dtype: torch.dtype, tokens: int, *, recompute: bo
     sizes = []
     for depth in (1, 2):
         decoder.layers = layers[:depth]
-        sizes.append(_one_pass(model, decoder, width, dtype, tokens))
+        sizes.append(_one_pass(model, decoder, width, dtype, row))
     layer, rest = sizes[1] - sizes[0], 2 * sizes[0] - sizes[1]
     if recompute:
-        return rest + layer + len(layers) * tokens * width * dtype.itemsize
+        return rest + layer + len(layers) * row.tokens * width * dtype.itemsize
     return rest + layer * len(layers)
 
 
-def _one_pass(model: Any, decoder: nn.Module, width: int, dtype: torch.dtype, tokens: int) -> int:
+def _one_pass(model: Any, decoder: nn.Module, width: int, dtype: torch.dtype, row: PackedRow) -> int:
     family = family_of(model)
     with torch.device("meta"), counting(model) as saved:
-        embeddings = torch.empty(1, tokens, width, dtype=dtype).requires_grad_()
-        mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bool)
-        positions = family.position_ids(torch.zeros(family.axes, 1, tokens, dtype=torch.long))
+        embeddings = torch.empty(1, row.tokens, width, dtype=dtype).requires_grad_()
+        mask: Any = torch.empty(1, 1, 1, row.pairs, dtype=torch.bool)
+        mask.row = row
+        positions = family.position_ids(torch.zeros(family.axes, 1, row.tokens, dtype=torch.long))
         decoder(
             inputs_embeds=embeddings * 1,
             attention_mask=mask,

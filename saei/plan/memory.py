@@ -7,7 +7,7 @@ from typing import Any
 from saei.config import Config
 from saei.decoder import GROWTH
 from saei.head import CHUNK_VALUES, tile_bytes
-from saei.plan.activations import decoder_bytes, vision_bytes
+from saei.plan.activations import decoder_bytes, packed_row, vision_bytes
 from saei.plan.storage import Layout, at_rest, gathered_for_update, gathered_whole, gradients
 from saei.plan.workload import Workload
 
@@ -50,8 +50,8 @@ def phases(config: Config, model: Any, codec: Any, layout: Layout, work: Workloa
     found.append(Phase("sampling", rest | _sampling(config, model, layout, work)))
     if config.changes_inputs:
         found.append(Phase("attack", rest | _attack(config, model, codec, layout, work)))
-    found.append(Phase("scoring", rest | _scoring(config, model, layout)))
-    found.append(Phase("update", rest | _update(config, model, layout)))
+    found.append(Phase("scoring", rest | _scoring(config, model, layout, work)))
+    found.append(Phase("update", rest | _update(config, model, layout, work)))
     return found
 
 
@@ -81,10 +81,11 @@ def _attack(config: Config, model: Any, codec: Any, layout: Layout, work: Worklo
     parts = {"gathered weights": gathered_whole(model, layout), "adversarial images": 4 * together * pixels}
     if {entry.view for entry in config.group_plan()} & CLIMBING:
         longest = max(config.optim.pack_tokens, work.prompt + config.rollout.max_new_tokens)
+        row = packed_row(longest, work.prompt, work.completion, earlier)
         dtype, again = layout.compute, layout.recompute
         kept = vision_bytes(model.config, dtype, codec, work.patches, recompute=again)
         parts |= {
-            "decoder activations": decoder_bytes(model.config, dtype, longest, recompute=again, weights=False),
+            "decoder activations": decoder_bytes(model.config, dtype, row, recompute=again, weights=False),
             "vision activations": together * kept,
             "logits": _logits(layout, compared=config.select.score != "entropy"),
         }
@@ -95,12 +96,13 @@ CLIMBING = frozenset(("egas", "random_sign", "gaussian", "error", "text_embeddin
 """Views that follow a gradient, or measure themselves by one."""
 
 
-def _scoring(config: Config, model: Any, layout: Layout) -> dict[str, int]:
+def _scoring(config: Config, model: Any, layout: Layout, work: Workload) -> dict[str, int]:
     text = model.config.get_text_config()
-    tokens = config.optim.pack_tokens
+    row = packed_row(config.optim.pack_tokens, work.prompt, work.completion, config.group_size)
+    values = row.tokens * (3 * text.intermediate_size + 4 * text.hidden_size) + 2 * row.keys * text.hidden_size
     return {
         "gathered weights": gathered_whole(model, layout),
-        "one pass": tokens * (3 * text.intermediate_size + 6 * text.hidden_size + tokens) * layout.compute.itemsize,
+        "one pass": (values + row.pairs) * layout.compute.itemsize,
         "logits": _logits(layout, compared=bool(config.score_view_users())),
     }
 
@@ -110,16 +112,17 @@ def _logits(layout: Layout, *, compared: bool) -> int:
     return LOGIT_COPIES * CHUNK_VALUES * 4 if compared else tile_bytes(layout.compute, "cuda")
 
 
-def _update(config: Config, model: Any, layout: Layout) -> dict[str, int]:
+def _update(config: Config, model: Any, layout: Layout, work: Workload) -> dict[str, int]:
     text = model.config.get_text_config()
-    tokens = config.optim.pack_tokens
+    row = packed_row(config.optim.pack_tokens, work.prompt, work.completion, config.group_size)
     return {
         "gathered weights": gathered_for_update(model, layout),
         "gradients": gradients(model, layout),
         "decoder activations": decoder_bytes(
-            model.config, layout.compute, tokens, recompute=layout.recompute, weights=True
+            model.config, layout.compute, row, recompute=layout.recompute, weights=True
         ),
-        "gradients of activations": tokens * (3 * text.intermediate_size + 2 * tokens) * layout.compute.itemsize,
+        "gradients of activations": (3 * row.tokens * text.intermediate_size + 2 * row.keys * text.hidden_size)
+        * layout.compute.itemsize,
         "logits": _logits(layout, compared=False),
     }
 
