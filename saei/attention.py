@@ -2,8 +2,8 @@
 
 `sdpa` (torch's own kernels) and `eager` (plain matrix products, the oracle) take a packed row block by block
 (`saei.blocks`); `flex` (torch's flex_attention, GPU) skips the blocks that no token of a row may look at. All three
-serve the image tower, prompts and decoding as the stock back-ends do. A model that was loaded with a stock back-end
-reads the dense mask, which costs n times as much where n completions share a row.
+serve the image tower, prompts and decoding as the stock back-ends do. A model that others loaded is given the same
+(`use_blocks`); with a back-end that is none of these it reads the dense mask over all tokens of a pass.
 
 flash_attention_2 cannot be had: it knows causal rows, not completions that share a prefix.
 """
@@ -49,6 +49,15 @@ def implementation(name: str, device: str) -> str:
             "flex_attention on a CPU; set model.attention sdpa"
         )
     return _IMPLEMENTATIONS[name]
+
+
+def use_blocks(model: Any) -> None:
+    """Let the decoder of a model that others loaded, with `sdpa` or `eager`, take packed rows block by block.
+
+    In everything else it attends as before.
+    """
+    text = model.config.get_text_config()
+    text._attn_implementation = _IMPLEMENTATIONS.get(text._attn_implementation, text._attn_implementation)
 
 
 def reads_dense_masks(model: nn.Module) -> bool:

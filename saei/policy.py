@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from saei.adapter_folder import ADAPTER_CONFIG, adapter_base
 from saei.adapters import adapter_parameters, add_adapter, merge_adapter, merged_state
-from saei.attention import implementation, reads_dense_masks
+from saei.attention import implementation, reads_dense_masks, use_blocks
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
 from saei.families import Family, family_of, processor_file, supported_family
@@ -40,6 +40,7 @@ class Policy:
     """A model and what is needed to talk to it. The counters say how many token positions were passed through it."""
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, data: DataConfig) -> None:
+        use_blocks(model)
         self.model = model
         self.family = family_of(model)
         self.tokenizer = tokenizer

@@ -8,7 +8,7 @@ from saei.attention import block_mask, implementation, packed_mask
 from saei.blocks import attend, blocks_of
 from saei.config import DataConfig, ModelConfig
 from saei.packing import PackedBatch, Piece, attention_mask, pack
-from saei.policy import load_policy
+from saei.policy import Policy, load_policy
 from saei.sampler import sample
 from saei.scoring import score_requests
 from saei.types import Prompt, SampleRequest, ScoreRequest
@@ -163,6 +163,16 @@ def test_flex_is_refused_on_a_cpu():
     with pytest.raises(ValueError, match=r"model.attention flex needs a GPU, and model.device is cpu: .* sdpa"):
         load_policy(ModelConfig(attention="flex", device="cpu"), DataConfig())
     assert implementation("flex", "cuda:1") == "saei_flex"
+
+
+def test_a_policy_of_a_model_that_others_loaded_attends_by_blocks():
+    policy = load_policy(ModelConfig(), DataConfig())
+    text = policy.model.config.get_text_config()
+    for stock, ours in (("sdpa", "saei_sdpa"), ("eager", "saei_eager"), ("flash_attention_2", "flash_attention_2")):
+        text._attn_implementation = stock
+        again = Policy(policy.model, policy.tokenizer, policy.image_processor, DataConfig())
+        assert again.model.config.get_text_config()._attn_implementation == ours
+        assert (again.attention_cost > 0) == (ours == stock)  # a dense mask makes long rows dear
 
 
 def test_the_setting_reaches_the_decoder():

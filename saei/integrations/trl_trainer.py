@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saei.attention import reads_dense_masks
 from saei.config import DataConfig
 from saei.integrations.trl_columns import COLUMNS
 from saei.policy import Policy
@@ -97,7 +98,7 @@ def trainer_policy(trainer: Any) -> Policy:
         model = model.get_base_model()
     attention = model.config.get_text_config()._attn_implementation
     require(
-        attention in ("sdpa", "eager"),
+        attention in ("sdpa", "eager") or not reads_dense_masks(model),
         f"model: its attention is {attention}, which takes no mask of a packed group; load it with sdpa, such as "
         "GRPOConfig(model_init_kwargs={'attn_implementation': 'sdpa'})",
     )
