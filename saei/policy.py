@@ -41,6 +41,7 @@ class Policy:
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, data: DataConfig) -> None:
         use_blocks(model)
+        embed_patches_by_matmul(model)
         self.model = model
         self.family = family_of(model)
         self.tokenizer = tokenizer
@@ -284,7 +285,6 @@ def load_policy(model: ModelConfig, data: DataConfig, seed: int = 0, held_on: st
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"model.path {model.path!r} cannot be used: {error}") from error
     loaded.eval()
-    embed_patches_by_matmul(loaded)
     freeze_parts(loaded, family, model)
     if model.lora_rank:
         add_adapter(loaded, family.decoder(loaded), model, seed)
