@@ -16,9 +16,12 @@ def numbers(*shape: int, seed: int) -> torch.Tensor:
 def plain(keys, values, attended, prefix_of_row, query, key, value):
     """Every row with its own copy of the prefix, padding masked."""
     rows, own = len(prefix_of_row), key.shape[2]
-    whole = [torch.cat([kept[prefix_of_row], new], dim=2) for kept, new in ((keys, key), (values, value))]
+    all_keys, all_values = (
+        torch.cat([keys[prefix_of_row], key], dim=2),
+        torch.cat([values[prefix_of_row], value], dim=2),
+    )
     mask = torch.cat([attended[prefix_of_row], torch.ones(rows, own, dtype=torch.bool)], dim=1)[:, None, None]
-    return scaled_dot_product_attention(query, *whole, mask, enable_gqa=True).transpose(1, 2)
+    return scaled_dot_product_attention(query, all_keys, all_values, mask, enable_gqa=True).transpose(1, 2)
 
 
 @pytest.mark.parametrize(
