@@ -14,13 +14,13 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch.optim import AdamW
 
 from benchmarks.timing import Spread, machine, write_figures
 from saei.batches import problem_batches
 from saei.cli import run_main
 from saei.config import Config, with_overrides
 from saei.data import ProblemSet, load_problems
+from saei.master_weights import optimizer_for
 from saei.options import preset_or_refusal
 from saei.policy import load_policy
 from saei.presets import preset
@@ -62,7 +62,7 @@ def main(settings: Settings) -> None:
             recorder = Recorder(config)
             recorder.folder.mkdir(parents=True)
             recorder.claim()
-            optimizer = AdamW(policy.model.parameters(), lr=config.optim.lr)
+            optimizer = optimizer_for(policy.model, config.optim)
             reference = load_policy(config.model, config.data) if config.loss.kl_coef else None
             runs[name] = Run(config, policy, reference, optimizer, Scorer(config.reward), recorder)
         batches = {
