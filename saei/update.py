@@ -58,6 +58,7 @@ def update_policy(
     that pick tokens at random. Each process of `world` computes the gradient of its share; all take the same update.
     """
     whole = {rollout.key: len(rollout.token_ids) for group in groups for rollout in group.rollouts}
+    assert first or all(evidence[key].old for key in whole), "weights have moved: old log-probs can no longer be found"
     count, micro_batches = _micro_batches(policy, groups, config, generator, world)
     picked = _pick_from_update(policy, groups, evidence, config, generator, first=first, world=world)
     entropy_grad = any(evidence[key].entropy_weight for key in whole)

@@ -41,7 +41,7 @@ from saei.train import Run, roll_out, train
 from saei.update import update_policy
 from tests.runs import assert_same_run, frame, small_config
 from tests.test_rival_losses import WITHOUT_OWN_TERM
-from tests.toy_batch import OWNERS, LogitModel, Recorder, toy_step
+from tests.toy_batch import OWNERS, LogitModel, Recorder, measured_before, toy_step
 
 WIDE: dict[str, Any] = {
     "model__dtype": "float64", "eval__every": 0, "optim__max_grad_norm": 1e9, "rollout__problems_per_step": 4,
@@ -123,6 +123,7 @@ def learned(policy: Policy, progress: GroupsInProgress, config: Config) -> Learn
     groups, reference = progress.groups(), policy if config.loss.kl_coef else None
     advantages = group_advantages(groups, progress.rewards, config)
     evidence = gather_evidence(policy, reference, groups, advantages, progress, config, 0, RunState())
+    evidence = measured_before(evidence, policy, groups, config)
     optimizer, before = Recorder(policy.model.parameters()), policy.packed_forwards
     losses, gradients = [], []
     with moved_weights(policy):
@@ -283,7 +284,7 @@ def test_the_scope_of_a_selection_is_what_is_ranked_together(scope, policy, prog
         assert len({len(pool) for pool in pools.values()}) == 3
         for pool in pools[scope]:
             entropy, chosen = (
-                torch.cat([one.old.entropy for one in pool]),
+                torch.cat([one.measured.entropy for one in pool]),
                 torch.cat([one.selected for one in pool if one.selected is not None]),
             )
             assert int(chosen.sum()) == math.ceil(len(chosen) / 5)

@@ -21,13 +21,13 @@ from torch.optim import SGD
 from saei.config import Config, with_overrides
 from saei.control import CONTROLS
 from saei.credit import group_advantages, update_batches
-from saei.evidence import gather_evidence
+from saei.evidence import Evidence, gather_evidence, score_rollouts, with_scores
 from saei.policy import Policy
 from saei.reward import GRADE_OK, Grade
 from saei.rollout import GroupsInProgress, Key
 from saei.seeding import torch_generator
 from saei.state import RunState
-from saei.types import PairScores, Problem, Prompt, Rollout, SampledCompletion, TokenScores
+from saei.types import Group, PairScores, Problem, Prompt, Rollout, SampledCompletion, TokenScores
 from saei.update import update_policy
 
 LENGTHS = (5, 3, 4, 5)
@@ -190,6 +190,14 @@ def controlled(config: Config) -> RunState:
     return state
 
 
+def measured_before(
+    evidence: dict[Key, Evidence], before: Policy, groups: Sequence[Group], config: Config
+) -> dict[Key, Evidence]:
+    """All old scores by `before`, also those that a step leaves to its first update: here weights moved since then."""
+    scores = score_rollouts(before, groups, config)
+    return with_scores(evidence, {key: scores[key] for key, one in evidence.items() if one.old is None})
+
+
 def toy_step(
     config: Config,
     *,
@@ -214,6 +222,7 @@ def toy_step(
     reference = before if config.loss.kl_coef else None
     state = controlled(config) if state is None else state
     evidence = gather_evidence(before, reference, groups, advantages, progress, config, 0, state)
+    evidence = measured_before(evidence, before, groups, config)
     policy, losses = ToyPolicy(current, perturbed), []
     names, parameters = zip(*current.named_parameters(), strict=True)
     total = [torch.zeros_like(parameter) for parameter in parameters]

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from saei import schema
 from saei.config import from_dict
 from saei.identity import trial_id
@@ -38,6 +40,7 @@ def the_run(results: Path) -> Path | None:
     return next((path.parent for path in (results / "tsec_ratio").glob(f"*/{schema.STATUS_FILE}")), None)
 
 
+@pytest.mark.slow
 def test_two_tasks_train_one_trial_and_a_warned_job_goes_on_where_it_was(slurm: Lab, tmp_path: Path):
     (tmp_path / "site.toml").write_text(PROFILE)  # two GPUs: a task for each
     results = tmp_path / "cluster"
