@@ -3,10 +3,10 @@
     python -m benchmarks.attack
 
 The micro-batch is the forward and backward pass, with gradients on the weights, of the very completions that the attack
-reads. The attack has one such pass with gradients on the pixels for each of its T iterations, one forward pass before
-them to choose tokens, and one after them for its ledger. Steps are `saei.train.train_step` with the presets' own
-settings, from the same weights on the same problems; the measurement of fresh completions, every tenth step, is part
-of them.
+reads. The attack has one such pass with gradients on the pixels for each of its T iterations, the first of which also
+chooses the tokens, and one forward pass after them for its ledger. Steps are `saei.train.train_step` with the presets'
+own settings, from the same weights on the same problems; the measurement of fresh completions, every tenth step, is
+part of them.
 """
 
 import sys

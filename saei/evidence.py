@@ -127,7 +127,8 @@ def gather_evidence(
     if _reads_pairs(config):
         own, pairs = _score_pairs(policy, groups, config, step, world)
     else:
-        own = score_rollouts(policy, _scored_before(groups, config), config, world)
+        before = _scored_before(groups, config)
+        own = score_rollouts(policy, before, config, world) if before else {}
     references = score_rollouts(reference, groups, config, world) if reference else {}
     weights = _control_weights(groups, progress, config, state)
     corrections = _engine_weights(groups, config)
@@ -160,6 +161,11 @@ def _scored_before(groups: Sequence[Group], config: Config) -> Sequence[Group]:
         return groups
     later = update_batches(groups, config.optim.updates_per_step)[1:]
     return [group for part in later for group in part]
+
+
+def scored_before(config: Config) -> float:
+    """The share of a step's groups that get a pass of their own for old log-probs."""
+    return 1 - 1 / config.optim.updates_per_step if _waits(config) else 1.0
 
 
 def _waits(config: Config) -> bool:

@@ -140,7 +140,7 @@ class _TiledHead(Function):
         logprobs = (chosen - sums.highest) / temperature - sums.log_mass()
         entropy, entropy_t1 = sums.entropies()
         level = sums.highest + temperature * sums.log_mass()
-        ctx.temperature, ctx.keep = temperature, keep
+        ctx.temperature = temperature
         ctx.save_for_backward(states, weight, targets, entropy, level, tiles.kept)
         without = [entropy_t1] if entropy_grad else [entropy, entropy_t1]
         ctx.mark_non_differentiable(*(value for value in without if value is not None))

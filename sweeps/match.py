@@ -1,7 +1,8 @@
 """How many clean completions make GRPO cost what another preset costs? Measured on real steps, sampling included.
 
-The cost of a step is the token positions that went through a forward pass without backward (sampling, old log-probs,
-the attack's selection and ledger) plus those through a forward and backward pass (update, the attack's gradient).
+The cost of a step is the token positions that went through a forward pass without backward (sampling, old log-probs
+that the first update does not find by itself, the attack's ledger) plus those through a forward and backward pass
+(update, the attack's gradient).
 GRPO's cost is affine in its number of completions, so two sizes of it tell the one that is asked for.
 
     python -m sweeps.match --preset saei

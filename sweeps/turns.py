@@ -24,13 +24,13 @@ def passes(config: Config) -> int:
     """Passes of one completion through the model that a step makes: enough to tell long trials from short ones.
 
     Each completion is sampled, scored by the weights before the step and by whatever is compared with them, and trained
-    on. A view that attacks chooses tokens, follows their gradient at each iteration, and scores the moved image.
+    on. A view that attacks follows a gradient at each iteration and scores the moved image.
     """
     compared = (config.score.view != "none") + (config.loss.kl_coef > 0)
     total, earlier = 0, 0
     for view, count in config.group_plan():
         if VIEWS[view].attacks:
-            total += earlier * (2 * FORWARD + TRAINED * config.view.iterations)
+            total += earlier * (FORWARD + TRAINED * config.view.iterations)
         total += count * ((2 + compared) * FORWARD + TRAINED)
         earlier += count
     return config.rollout.problems_per_step * total

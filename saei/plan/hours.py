@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saei.config import Config
+from saei.evidence import scored_before
 from saei.plan.memory import cache_bytes
 from saei.plan.storage import counted
 from saei.plan.workload import Workload
@@ -61,11 +62,11 @@ def expected_hours(
     step = {
         "sampling": sum(_sampling(config, model, work, problems, entry.count, device) for entry in plan),
         "prefill": len(plan) * problems * work.prompt * forward,
-        "old log-probs": problems * row * forward,
+        "old log-probs": problems * row * forward * scored_before(config),
         "update": problems * row * 3 * forward * (4 / 3 if recompute else 1),
     }
     if config.changes_inputs and config.view.name in ("egas", "random_sign", "gaussian"):
-        passes = 2 * config.view.iterations + 2  # forward and backward of pixels, and both entropies of the ledger
+        passes = 2 * config.view.iterations + 1  # forward and backward of pixels, and the ledger's entropies afterwards
         step["attack"] = problems * (work.prompt + own * work.completion) * passes * forward
     training = config.steps * sum(step.values()) / 3600
     return Hours(step=step, training=training, evaluation=_evaluation(config, model, work, processes, device))
