@@ -48,7 +48,7 @@ class Settings:
     """Completion tokens of the memory runs."""
     vocabulary: int = 151936
     """Entries of the vocabulary: Qwen2.5-VL's by default."""
-    width: int = 512
+    width: int = 256
     """Width of the hidden states: what a head holds beyond the gradients hardly depends on it, its time does."""
     temperature: float = 1.0
     """Temperature of the softmax."""
@@ -56,7 +56,7 @@ class Settings:
     """Completion tokens of the timed turns."""
     rounds: int = 10
     """At most so many timed rounds, and at least 3."""
-    seconds: float = 25.0
+    seconds: float = 15.0
     """Wall-clock seconds for the timed rounds."""
     dtype: str = "float32"
     """Type of states and weight: float32 or bfloat16."""

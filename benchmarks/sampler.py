@@ -48,7 +48,7 @@ class Settings:
     """Tokens of the greedy completions that are compared first."""
     rounds: int = 20
     """At most so many rounds a point."""
-    seconds: float = 80.0
+    seconds: float = 60.0
     """Wall-clock seconds for all points; one that would begin later is left out, and the table says so."""
     threads: int = 1
     """CPU threads of torch."""

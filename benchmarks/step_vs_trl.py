@@ -60,7 +60,7 @@ class Settings:
     """Sides of the pictures in pixels, one workload each; 28 are an image token: 9, 256 and 1,024 tokens an image."""
     problems: tuple[int, ...] = (8, 8, 2)
     """Problems of a step for each workload, with 12 completions each; one number serves all."""
-    rounds: tuple[int, ...] = (7, 3, 2)
+    rounds: tuple[int, ...] = (5, 2, 1)
     """Timed rounds of each workload, after one of warm-up; one number serves all."""
     length: int = 32
     """Tokens of every completion."""
