@@ -52,7 +52,7 @@ class Settings:
     """Keep the sweeps in this folder, and use them where they are there; a temporary folder otherwise."""
     tables: bool = False
     """Also time every table for itself."""
-    report_runs: int = 100
+    report_runs: int = 10
     """Build the reports of sweeps of up to so many runs; 0: none. One of 1,000 takes minutes."""
     threads: int = 1
     """CPU threads of the numerical libraries in every process."""

@@ -64,7 +64,7 @@ class Settings:
     """Timed rounds of each workload, after one of warm-up; one number serves all."""
     length: int = 32
     """Tokens of every completion."""
-    trl_batches: tuple[int, ...] = (96, 48, 24, 12)
+    trl_batches: tuple[int, ...] = (96, 24, 12)
     """TRL's per_device_train_batch_size: each is tried on its loss, the fastest is taken; the rest is accumulated."""
     trl_options: tuple[str, ...] = ()
     """Further arguments of TRL's GRPOConfig, e.g. `torch_compile=true`; values are JSON. Equal work stays asserted."""
