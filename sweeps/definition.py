@@ -25,7 +25,7 @@ RESERVED = ("status", "logs", "cancel", "why", "diff")
 GRPO = PRESETS["grpo"].settings
 """The baseline of most sweeps: 12 clean completions, no attack."""
 
-GRPO_MATCHED = {**GRPO, "rollout.n_clean": 18}
+GRPO_MATCHED = {**GRPO, "rollout.n_clean": 19}
 """GRPO with as many clean completions as cost what SaEI's 6 + 6 and the attack cost, in token positions through
 forward and backward passes, sampling included. For the tiny model on digits: `python -m sweeps.match`."""
 

@@ -133,7 +133,7 @@ def test_a_ratio_method_with_one_update_a_step_is_refused(tmp_path):
 
 def test_grpo_matched_is_in_components_and_methods_and_has_more_clean_completions():
     for name in ("components", "methods"):
-        assert load_sweep(name).arms["grpo_matched"]["rollout.n_clean"] == 18
+        assert load_sweep(name).arms["grpo_matched"]["rollout.n_clean"] == 19
 
 
 def test_the_matched_size_lies_where_the_costs_meet():
@@ -150,7 +150,7 @@ def test_grpo_matched_costs_what_saei_costs_within_four_per_cent():
     settings = MatchConfig(steps=4)
     wanted, reached = (
         sum(step_cost(name, settings, **more))
-        for name, more in (("saei", {}), ("grpo", {"rollout.n_clean": 18, "rollout.n_view": 0}))
+        for name, more in (("saei", {}), ("grpo", {"rollout.n_clean": 19, "rollout.n_view": 0}))
     )
     assert reached == pytest.approx(wanted, rel=0.04)
 

@@ -23,11 +23,11 @@ def makespan(trials, workers):
     return max(ends)
 
 
-def test_a_step_of_saei_does_half_as_much_again_as_one_of_grpo():
-    # 12 completions sampled, scored and trained on, 1 + 1 + 3 each: 60; the attack reads 6, 1 + 1 + 3 each: 30
-    assert passes(preset("grpo")) == 8 * 60 and passes(preset("saei")) == 8 * 90
+def test_a_step_of_saei_does_two_fifths_more_than_one_of_grpo():
+    # 12 completions sampled, scored and trained on, 1 + 1 + 3 each: 60; the attack climbs and measures 6, 3 + 1: 24
+    assert passes(preset("grpo")) == 8 * 60 and passes(preset("saei")) == 8 * 84
     two_iterations = replace(preset("saei"), view=replace(preset("saei").view, iterations=2, epsilon=8.0))
-    assert passes(two_iterations) == 8 * 108
+    assert passes(two_iterations) == 8 * 102
     assert passes(preset("papo")) > passes(preset("grpo")) == passes(preset("noisyrollout"))
 
 
@@ -38,8 +38,8 @@ def test_seeds_stay_together_and_the_long_trials_of_a_seed_come_first(tmp_path):
 
 def test_the_demos_two_workers_end_together(tmp_path):
     trials = demo(tmp_path)
-    # 2 x 60 + 6 x 90 = 660 on two workers
-    assert makespan(in_turn(trials), 2) == 330 and makespan(trials, 2) == 360
+    # 2 x 60 + 6 x 84 = 624 on two workers
+    assert makespan(in_turn(trials), 2) == 312 and makespan(trials, 2) == 336
 
 
 def test_what_takes_as_long_starts_in_the_order_of_the_definition(tmp_path):
