@@ -163,7 +163,7 @@ def _scored_before(groups: Sequence[Group], config: Config) -> Sequence[Group]:
     return [group for part in later for group in part]
 
 
-def scored_before(config: Config) -> float:
+def share_scored_before(config: Config) -> float:
     """The share of a step's groups that get a pass of their own for old log-probs."""
     return 1 - 1 / config.optim.updates_per_step if _waits(config) else 1.0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saei.config import Config
-from saei.evidence import scored_before
+from saei.evidence import share_scored_before
 from saei.plan.memory import cache_bytes
 from saei.plan.storage import counted
 from saei.plan.workload import Workload
@@ -62,7 +62,7 @@ def expected_hours(
     step = {
         "sampling": sum(_sampling(config, model, work, problems, entry.count, device) for entry in plan),
         "prefill": len(plan) * problems * work.prompt * forward,
-        "old log-probs": problems * row * forward * scored_before(config),
+        "old log-probs": problems * row * forward * share_scored_before(config),
         "update": problems * row * 3 * forward * (4 / 3 if recompute else 1),
     }
     if config.changes_inputs and config.view.name in ("egas", "random_sign", "gaussian"):
