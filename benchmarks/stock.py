@@ -43,10 +43,9 @@ def with_attention(policy: Any, name: str) -> SimpleNamespace:
     """
     twin = copy.deepcopy(policy.model, {id(weight): weight for weight in policy.model.parameters()})
     twin.set_attn_implementation(name)
-    module: Any
-    for module in twin.modules():
-        if type(module) is PatchProduct:  # ours; transformers convolves
-            module.__class__ = nn.Conv3d
+    ours: list[Any] = [module for module in twin.modules() if isinstance(module, PatchProduct)]
+    for product in ours:  # transformers convolves
+        product.__class__ = nn.Conv3d
     taken = ("codec", "device", "image_token_id", "end_token_ids", "suppressed_token_ids")
     counts = dict.fromkeys(("packed_forwards", "tokens_forward", "tokens_backward", "tokens_generated"), 0)
     shared = {name: getattr(policy, name) for name in taken}
