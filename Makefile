@@ -6,12 +6,14 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo bench test test-all vllm-env test-vllm verify-trial notebook strip check setup clean
 
-# Torch comes first and alone: the pinned version is the CPU build where one is offered.
+# Torch comes first and alone: the pinned version is the CPU build where one is offered. Byte-code is made on all cores,
+# which pip does not; some packages carry files for newer Pythons, which do not compile and are not imported.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[report,test,dev]'
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[report,test,dev]'
+	$(BIN)/python -m compileall -q -j 0 -x '/tests/' $(VENV)/lib >/dev/null || true
 	touch $@
 
 setup: $(VENV)/.installed
@@ -23,11 +25,12 @@ demo: setup
 bench: setup
 	$(BIN)/python -m benchmarks.all
 
+# Three workers on two cores: the tests with Slurm mostly wait for it.
 test: setup
-	$(BIN)/pytest -m "not slow" -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow" -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all: setup
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 # vLLM for tests on a CPU, in an environment of its own; not part of the suite. What is uninstalled does not load beside
 # the CPU torch, and the last two lines let its torchvision load, whose operators are missing there.

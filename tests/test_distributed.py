@@ -137,6 +137,7 @@ def test_a_finished_run_is_finished_for_all(runs):
     assert output(runs / "2", 0).read_text().count("is finished; nothing to do") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_process_continues_the_run(tmp_path, runs):
     config = float64(tmp_path / "run", "saei", **CASES["saei"], checkpoint__every=1)
     processes = start(tmp_path / "logs", [config], 2)

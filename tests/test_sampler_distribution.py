@@ -147,10 +147,10 @@ def pairs_p(policy: ToyPolicy, draws: Draws, how: DrawRule) -> float:
     return p_value(tables)
 
 
-ALONE = [pytest.param(*values, marks=pytest.mark.slow) for values in ((0.7, 1.0), (1.0, 0.9))]
+ALONE = [pytest.param(*values, marks=pytest.mark.slow) for values in ((1.0, 1.0), (0.7, 1.0), (1.0, 0.9))]
 
 
-@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.7, 0.9), *ALONE])
+@pytest.mark.parametrize("temperature, top_p", [(0.7, 0.9), *ALONE])
 def test_every_sequence_comes_as_often_as_it_should(policy, temperature, top_p):
     how = rule(temperature, top_p)
     draws = draw(policy, how, independent_uniforms())
@@ -160,6 +160,7 @@ def test_every_sequence_comes_as_often_as_it_should(policy, temperature, top_p):
     assert pairs_p(policy, draws, how) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_sampler_at_temperature_1_1_is_noticed(policy):
     draws = draw(policy, rule(temperature=1.1), independent_uniforms(FEWER))
     assert sequences_p(policy, draws, rule()) < 1e-6
@@ -177,6 +178,7 @@ class NeighbourDecoder(RowDecoder):
         return super().step(tokens, None)
 
 
+@pytest.mark.slow
 def test_a_sampler_that_reads_a_neighbours_cache_row_is_noticed(policy):
     draws = draw(policy, rule(), independent_uniforms(FEWER), NeighbourDecoder)
     assert sequences_p(policy, draws, rule()) < 1e-6
