@@ -7,6 +7,7 @@ Each is a process of its own. One that fails is told and the others go on; the e
 figures they want a machine without other work: where it has some, a warning says so, and `load_before` in every file.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -21,12 +22,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from saei.cli import BadInput, run_main
+from benchmarks.limits import check, run_benchmark
+from saei.cli import BadInput
 from saei.commit import code_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("step_vs_trl", "prefix", "sampler", "attack", "memory", "sweep", "status", "report")
 """The benchmarks, in the order in which they run: `python -m benchmarks.<name> --out FILE`."""
+RESULTS = ROOT / "benchmarks" / "results"
 BUSY = 0.5
 """Load average above which a machine has other work."""
 
@@ -42,7 +45,7 @@ class Settings:
     quick: bool = False
     """Few rounds of small sizes: shows that each runs, says nothing about speed."""
     out: str = ""
-    """Folder of the files; empty: benchmarks/results/<date>-<commit>."""
+    """Folder of the files; empty: a new one, benchmarks/results/<date>-<commit>, with -quick where it is a look."""
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -68,6 +71,13 @@ def folder_name() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}-{str(facts['git_sha'])[:8]}{changed}"
 
 
+def new_folder(results: Path, quick: bool) -> Path:
+    """A folder that is not there yet, so that no figures are overwritten; with `-quick` where none are meant."""
+    name = folder_name() + ("-quick" if quick else "")
+    tries = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(results / one for one in tries if not (results / one).exists())
+
+
 def busy_warning(load: float) -> str:
     """A sentence where other work would be in the figures; "" where there is none."""
     if load <= BUSY:
@@ -88,9 +98,13 @@ def run_one(name: str, folder: Path, settings: Settings) -> Ended:
         command, cwd=ROOT, env={**os.environ, **threads}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None, "a pipe was asked for"
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        except BaseException:
+            process.terminate()
+            raise
     return Ended(name=name, seconds=time.perf_counter() - begun, code=process.returncode, text="".join(lines))
 
 
@@ -100,10 +114,11 @@ def read_machine(folder: Path, ended: list[Ended]) -> dict[str, Any]:
     return next((json.loads(path.read_text())["machine"] for path in paths if path.exists()), {})
 
 
-def page(ended: list[Ended], where: dict[str, Any], warning: str) -> str:
+def page(ended: list[Ended], where: dict[str, Any], warning: str, quick: bool) -> str:
     """All tables as Markdown: where they were measured first, then each benchmark as it printed itself."""
     facts = ("when", "commit", "cpu", "cores", "memory_gb", "load_before", "python", "versions")
     lines = ["# Benchmarks", "", *(f"- {name}: {where[name]}" for name in facts if name in where)]
+    lines += ["- quick: a few rounds of small sizes, which say nothing about speed"] if quick else []
     lines += [f"- {warning}"] if warning else []
     lines += ["", "| benchmark | seconds | ended |", "|---|---|---|"]
     lines += [f"| `{one.name}` | {one.seconds:.0f} | {_how(one)} |" for one in ended]
@@ -118,8 +133,9 @@ def _how(one: Ended) -> str:
 
 def main(settings: Settings) -> int:
     """Run them, print the time of each, write the page. Returns 1 where any failed."""
+    check(settings, out_is_folder=True)
     console = Console(width=120)
-    folder = Path(settings.out) if settings.out else ROOT / "benchmarks" / "results" / folder_name()
+    folder = Path(settings.out) if settings.out else new_folder(RESULTS, settings.quick)
     folder.mkdir(parents=True, exist_ok=True)
     warning = busy_warning(os.getloadavg()[0])
     if warning:
@@ -129,7 +145,7 @@ def main(settings: Settings) -> int:
         console.rule(name)
         ended.append(run_one(name, folder, settings))
         console.print(f"{name}: {ended[-1].seconds:.0f} s, {_how(ended[-1])}")
-    (folder / "table.md").write_text(page(ended, read_machine(folder, ended), warning))
+    (folder / "table.md").write_text(page(ended, read_machine(folder, ended), warning, settings.quick))
     table = Table("benchmark", "seconds", "ended", title=f"{sum(one.seconds for one in ended) / 60:.1f} minutes")
     for one in ended:
         table.add_row(one.name, f"{one.seconds:.0f}", _how(one))
@@ -139,4 +155,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.all"))))
+    sys.exit(run_benchmark(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.all"))))

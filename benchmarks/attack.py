@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.budget import Budget, rounds_within
+from benchmarks.limits import check, run_benchmark
 from benchmarks.timing import Spread, machine, ratio, write_figures
 from saei.batches import problem_batches
-from saei.cli import run_main
+from saei.cli import BadInput
 from saei.config import Config, with_overrides
 from saei.data import ProblemSet, load_problems
 from saei.make_view import make_view
@@ -61,6 +62,10 @@ class Settings:
     """Two problems, short completions, T = 1, three rounds: seconds, for the test."""
     out: str = ""
     """Write the figures to this JSON file."""
+
+    def __post_init__(self) -> None:
+        if self.problems % preset("saei").optim.updates_per_step:
+            raise BadInput(f"--problems: SaEI's two updates share the problems of a step evenly, got {self.problems}")
 
 
 def sampled(side: int, problems: int, scorer: Scorer) -> tuple[Policy, GroupsInProgress, Config]:
@@ -245,6 +250,7 @@ def step_table(found: dict[str, Any], settings: Settings) -> Table:
 
 
 def main(settings: Settings) -> int:
+    check(settings)
     torch.set_num_threads(settings.threads)
     where = machine()
     if settings.quick:
@@ -269,4 +275,4 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(command))
+    sys.exit(run_benchmark(command))

@@ -31,8 +31,9 @@ from rich.table import Table
 
 from benchmarks.budget import Budget, rounds_within
 from benchmarks.heads import HEADS, TOLERANCE, Case, Missing, Size, refuse_other_results
+from benchmarks.limits import check, run_benchmark
 from benchmarks.timing import Spread, machine, ratio, write_figures
-from saei.cli import BadInput, Told, run_main
+from saei.cli import BadInput, Told
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "naive"
@@ -172,6 +173,7 @@ def _told(one: dict[str, Any]) -> str:
 
 
 def main(settings: Settings) -> int:
+    check(settings)
     torch.set_num_threads(settings.threads)
     where = machine(
         tuple(name for name in ("torch", "transformers", "trl") if name != "trl" or "TRL" in settings.heads)
@@ -198,4 +200,4 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(command))
+    sys.exit(run_benchmark(command))

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.budget import Budget, rounds_within
+from benchmarks.limits import check, run_benchmark
 from benchmarks.packed_group import (
     FLOOR,
     ONE_ROW,
@@ -37,7 +38,7 @@ from benchmarks.packed_group import (
 )
 from benchmarks.stock import stock_policy
 from benchmarks.timing import Spread, machine, ratio, write_figures
-from saei.cli import BadInput, run_main
+from saei.cli import BadInput
 from saei.config import Config
 from saei.policy import load_policy
 
@@ -154,6 +155,7 @@ def table_of(figures: list[dict[str, Any]], left_out: str | None, settings: Sett
 
 
 def main(settings: Settings) -> int:
+    check(settings)
     torch.set_num_threads(settings.threads)
     where = machine()
     names, most = (QUICK, 3) if settings.quick else (settings.points, settings.rounds)
@@ -181,4 +183,4 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(command))
+    sys.exit(run_benchmark(command))

@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.sweep_data import REPORT_FOLDER
+from benchmarks.limits import check, run_benchmark
 from benchmarks.made_up_sweep import EVERY, PROBLEMS, SWEEP, TESTED, VALIDATED, Size, write_sweep
 from benchmarks.timing import Spread, machine, write_figures
 from saei import schema
-from saei.cli import BadInput, run_main
+from saei.cli import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("steps", "views", "attacks", "problems", "attack_means")
@@ -187,6 +188,7 @@ def _cell(values: list[tuple[float, float]] | None, settings: Settings) -> str:
 
 def main(settings: Settings) -> int:
     """Make, time, print, and write."""
+    check(settings)
     if settings.quick:
         settings = replace(settings, runs=(4,), seeds=2, steps=3, rounds=1, report_runs=0)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -212,4 +214,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.report"))))
+    sys.exit(run_benchmark(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.report"))))

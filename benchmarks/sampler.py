@@ -22,9 +22,10 @@ from rich.table import Table
 
 from benchmarks.budget import Budget, rounds_within
 from benchmarks.decoding import GENERATE, OURS, SamplingWork, assert_equal_work, contenders, floor
+from benchmarks.limits import check, run_benchmark
 from benchmarks.stock import stock_policy
 from benchmarks.timing import Spread, machine, ratio, write_figures
-from saei.cli import BadInput, run_main
+from saei.cli import BadInput
 from saei.config import Config, with_overrides
 from saei.data import load_problems
 from saei.policy import Policy, load_policy
@@ -128,6 +129,7 @@ def table_of(figures: list[dict[str, Any]], left_out: str | None, settings: Sett
 
 
 def main(settings: Settings) -> int:
+    check(settings)
     torch.set_num_threads(settings.threads)
     where = machine()
     names, most = (QUICK, 3) if settings.quick else (settings.points, settings.rounds)
@@ -160,4 +162,4 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(command))
+    sys.exit(run_benchmark(command))

@@ -21,9 +21,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.limits import check, run_benchmark
 from benchmarks.timing import Spread, alternate, machine, ratio, write_figures
 from saei import schema
-from saei.cli import run_main
 from sweeps.slurm.queue import _SEPARATOR, job_name
 from sweeps.slurm.tickets import COMMENT, Ticket, write_ticket
 
@@ -133,6 +133,7 @@ def contenders(folder: Path, trials: int) -> dict[str, Callable[[], object]]:
 
 def main(settings: Settings) -> int:
     """Time, print, and write."""
+    check(settings)
     if settings.quick:
         settings = replace(settings, trials=(5, 20), rounds=1)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -157,4 +158,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.status"))))
+    sys.exit(run_benchmark(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.status"))))

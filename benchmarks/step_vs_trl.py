@@ -30,13 +30,14 @@ from benchmarks.equal_work import (
     same_rows,
     seconds_per_row,
 )
+from benchmarks.limits import check, run_benchmark
 from benchmarks.step_floor import Floor
 from benchmarks.step_vs_trl_table import show
 from benchmarks.timing import Spread, machine, ratio, write_figures
 from benchmarks.trl_contender import cannot_run, not_default, stock_model, trainer, trl_arguments
 from benchmarks.trl_turns import take_turns
 from benchmarks.turn import Turn, stopwatch
-from saei.cli import BadInput, run_main
+from saei.cli import BadInput
 from saei.config import Config, with_overrides
 from saei.data import load_problems
 from saei.master_weights import optimizer_for
@@ -236,6 +237,7 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Measure all workloads, print the tables, write the JSON."""
+    check(settings)
     if settings.quick:
         settings = replace(settings, pixels=(84,), problems=(2,), rounds=(1,), length=6, trl_batches=(24,))
     torch.set_num_threads(settings.threads)
@@ -254,4 +256,4 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(command))
+    sys.exit(run_benchmark(command))

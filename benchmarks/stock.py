@@ -1,8 +1,8 @@
 """The stock way, as a contender: plain right-padded rows through the transformers forward, and `generate`.
 
-Nothing of ours but the image codec, and that before the clock starts: a peer has its pixel values ready. The model is
-the same weights under transformers' own attention, not under ours. Every row carries its own copy of prompt and image,
-as transformers and TRL have it.
+Nothing of ours but the image codec, whose time is within the clock on both sides while sampling. The model is the same
+weights under transformers' own attention, not under ours. Every row carries its own copy of prompt and image, as
+transformers and TRL have it.
 """
 
 import contextlib

@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from submitit import LocalExecutor
 
+from benchmarks.limits import check, run_benchmark
 from benchmarks.timing import Spread, machine, ratio, write_figures
 from saei import schema
-from saei.cli import BadInput, run_main
+from saei.cli import BadInput
 from saei.config import Config
 from sweeps.definition import load_sweep
 from sweeps.live import Screen
@@ -258,6 +259,7 @@ def show(settings: Settings, found: dict[str, dict[str, list[float]]], console: 
 
 def main(settings: Settings) -> int:
     """Time, print, and write."""
+    check(settings)
     if settings.quick:
         settings = replace(settings, trials=(4, 10), rounds=1, workers=min(1, settings.workers))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -276,4 +278,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.sweep"))))
+    sys.exit(run_benchmark(lambda: main(tyro.cli(Settings, prog="python -m benchmarks.sweep"))))

@@ -8,7 +8,7 @@ serve the image tower, prompts and decoding as the stock back-ends do. A model t
 flash_attention_2 cannot be had: it knows causal rows, not completions that share a prefix.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -79,6 +79,15 @@ def packed_mask(model: Any, batch: PackedBatch, device: torch.device | str) -> T
     return mask
 
 
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for what changes attention beyond mask and scale, and is not computed here."""
+    for name, what in {"softcap": "soft-caps its attention scores", "s_aux": "attends to sinks"}.items():
+        if options.get(name) is not None:
+            raise ValueError(
+                f"the text decoder {what} ({name}), which packed rows and decoding would leave out: take another model"
+            )
+
+
 def readable_mask(model: Any, mask: Bool[Tensor, "rows 1 queries keys"]) -> Tensor:
     """A mask that is True where a token may look, in the form that the model's back-end reads."""
     if _back_end(model) not in ("eager", _EAGER):
@@ -145,6 +154,7 @@ def _eager_forward(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
+    refuse_unknown(options)
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -168,6 +178,7 @@ def _by_blocks(stock: Forward, product_of: Callable[..., Callable[..., Tensor]])
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if isinstance(attention_mask, _BlocksMask):
+            refuse_unknown(options)
             return attend(query, key, value, attention_mask.blocks, product_of(module, scaling)), None
         return stock(module, query, key, value, attention_mask, scaling=scaling, **options)
 

@@ -2,7 +2,8 @@
 
 A dense mask over `[prefix][c1]...[cn]` computes n times what is looked at. Here a row is cut into *blocks*: prefixes of
 similar length, each looking at itself; completions of similar length, each looking at its prefix and itself. Keys and
-values of a prefix are copied beside each of its completions, as in plain rows, for the time of one product.
+values of a prefix are copied beside each of its completions, as in plain rows: for the time of one product, or, where
+there are gradients, until its backward pass.
 """
 
 from collections.abc import Callable, Sequence

@@ -24,7 +24,7 @@ from saei.adapters import adapter_parameters, add_adapter, merge_adapter, merged
 from saei.attention import implementation, reads_dense_masks, use_blocks
 from saei.config import DataConfig, ModelConfig
 from saei.data.catalog import prompt_texts
-from saei.families import Family, family_of, processor_file, supported_family
+from saei.families import Family, processor_file, supported_family
 from saei.identity import model_source
 from saei.patch_matmul import embed_patches_by_matmul
 from saei.recomputing import recompute_layers
@@ -37,13 +37,17 @@ _IMAGE_MARKER = re.compile(r"<image\d*>")
 
 
 class Policy:
-    """A model and what is needed to talk to it. The counters say how many token positions were passed through it."""
+    """A model and what is needed to talk to it. The counters say how many token positions were passed through it.
+
+    The model given is changed for good: how it attends to packed rows, and how it embeds image patches. Raises
+    ValueError for a model that packing does not know, see `families.supported_family`.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, data: DataConfig) -> None:
+        self.family = supported_family(model.config)
         use_blocks(model)
         embed_patches_by_matmul(model)
         self.model = model
-        self.family = family_of(model)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.processor_settings: dict[str, Any] = {}  # of the stock processor's own file, see load_policy

@@ -49,7 +49,8 @@ def score_chosen(
     """Scores of some tokens of every completion, with gradients where these are enabled, by one pass.
 
     `choose` is given the entropies of all tokens, without gradient; what it keeps goes through the head again, alone.
-    Hidden states of all tokens are held at a time. Raises ValueError where dropout is active.
+    What backward needs of every pass is held until then: `pack_tokens` bounds a pass, not the memory. Raises
+    ValueError where dropout is active.
     """
     refuse_dropout(policy.model)
     passes = split_requests(requests, pack_tokens, policy.attention_cost)
@@ -64,7 +65,7 @@ def score_chosen(
     scored: list[list[Any]] = [[None] * len(request.completions) for request in requests]
     for pieces, (states, targets, _) in zip(passes, found, strict=True):
         masks = [kept[piece.request_index][member] for piece in pieces for member in piece.members]
-        places = torch.cat(masks).nonzero()[:, 0].to(states.device)
+        places = torch.cat([torch.zeros(0, dtype=torch.bool), *masks]).nonzero()[:, 0].to(states.device)
         counts = [int(mask.sum()) for mask in masks]
         scores = head_scores(
             head, states.index_select(0, places), targets[places], temperature=temperature, entropy_grad=True

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
+from saei.attention import refuse_unknown
+
 _NAME = "saei_shared_prefix"
 
 
@@ -116,6 +118,7 @@ def _forward(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
+    refuse_unknown(options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attention_mask.prefixes.attend(module.layer_idx, query, key, value, scale), None
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from saei.attention import block_mask, implementation, packed_mask
+from saei.attention import block_mask, implementation, packed_mask, refuse_unknown
 from saei.blocks import attend, blocks_of
 from saei.config import DataConfig, ModelConfig
 from saei.packing import PackedBatch, Piece, attention_mask, pack
@@ -173,6 +173,22 @@ def test_a_policy_of_a_model_that_others_loaded_attends_by_blocks():
         again = Policy(policy.model, policy.tokenizer, policy.image_processor, DataConfig())
         assert again.model.config.get_text_config()._attn_implementation == ours
         assert (again.attention_cost > 0) == (ours == stock)  # a dense mask makes long rows dear
+
+
+def test_a_model_with_windows_that_others_loaded_is_refused_before_it_is_changed():
+    model = load_policy(ModelConfig(), DataConfig()).model
+    text = model.config.get_text_config()
+    text.layer_types, text._attn_implementation = ["sliding_attention", *text.layer_types[1:]], "sdpa"
+    with pytest.raises(ValueError, match="has layers of sliding_attention"):
+        Policy(model, None, None, DataConfig())
+    assert text._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name, what", [("softcap", "soft-caps its attention"), ("s_aux", "attends to sinks")])
+def test_what_attention_here_leaves_out_is_refused_and_not_left_out_in_silence(name, what):
+    with pytest.raises(ValueError, match=f"{what}.*{name}"):
+        refuse_unknown({"dropout": 0.0, name: torch.ones(2)})
+    refuse_unknown({"dropout": 0.0, name: None})
 
 
 def test_the_setting_reaches_the_decoder():

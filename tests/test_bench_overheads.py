@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import report, sweep
+from benchmarks import report, sampler, status, sweep
+from benchmarks.limits import check, run_benchmark
 from benchmarks.made_up_sweep import Size
 from saei.cli import BadInput
 
@@ -95,3 +96,51 @@ def test_a_machine_with_other_work_is_warned_about():
 
 def test_every_benchmark_of_the_list_exists():
     assert not [name for name in everything.NAMES if not (ROOT / "benchmarks" / f"{name}.py").exists()]
+
+
+def test_a_folder_of_figures_is_never_written_twice_and_a_look_is_named_so(tmp_path):
+    first = everything.new_folder(tmp_path, quick=False)
+    first.mkdir()
+    again = everything.new_folder(tmp_path, quick=False)
+    again.mkdir()
+    assert again.name == first.name + "-2" and everything.new_folder(tmp_path, quick=False).name == first.name + "-3"
+    assert everything.new_folder(tmp_path, quick=True).name == first.name + "-quick"
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (sampler.Settings(rounds=0), "--rounds must be at least 1, got 0"),
+        (sampler.Settings(seconds=-3.0), "--seconds must be above 0, got -3"),
+        (sampler.Settings(completions=0), "--completions must be at least 1, got 0"),
+        (sampler.Settings(points=()), "--points is empty: give at least one"),
+        (status.Settings(threads=0), "--threads must be at least 1, got 0"),
+        (status.Settings(trials=(5, 0)), "--trials must be at least 1, got 0"),
+        (everything.Settings(threads=0), "--threads must be at least 1, got 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_runs(settings, sentence):
+    with pytest.raises(BadInput, match=f"^{sentence}"):
+        check(settings)
+    check(report.Settings(report_runs=0))  # builds no report
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for settings, is_folder, sentence in (
+        (status.Settings(out=str(tmp_path)), False, "is a folder, and the figures need a file"),
+        (status.Settings(out=str(file / "below" / "x.json")), False, "file is a file and can hold nothing"),
+        (everything.Settings(out=str(file)), True, "is a file, and the figures need a folder"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            check(settings, out_is_folder=is_folder)
+    check(status.Settings(out=str(tmp_path / "new" / "x.json")))
+
+
+def test_an_interrupted_benchmark_does_not_promise_to_continue(capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert run_benchmark(interrupted) == 130
+    assert capsys.readouterr().err == "interrupted; a benchmark that is started again begins anew\n"
