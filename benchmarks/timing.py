@@ -72,8 +72,13 @@ def machine(packages: tuple[str, ...] = ("torch", "transformers")) -> dict[str, 
 
 
 def write_figures(out: str, name: str, where: dict[str, Any], figures: Any) -> None:
-    """Write a benchmark's figures to the JSON file `out`; nothing where `out` is empty. `where` is `machine()`'s."""
+    """Write a benchmark's figures to the JSON file `out`; nothing where `out` is empty. `where` is `machine()`'s.
+
+    The settings among the figures are kept without their `out`: a path of one machine says nothing on another.
+    """
     if out:
+        if "settings" in figures:
+            figures = {**figures, "settings": {k: v for k, v in figures["settings"].items() if k != "out"}}
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps({"benchmark": name, "machine": where, "figures": figures}, indent=1) + "\n")
 

@@ -26,6 +26,7 @@ def test_the_quick_run_writes_both_samplers_and_the_floor(tmp_path):
     assert sampler.command(["--quick", "--completions", "3", "--out", str(out)]) == 0
     written = json.loads(out.read_text())
     points = written["figures"]["points"]
+    assert written["figures"]["settings"]["completions"] == 3 and "out" not in written["figures"]["settings"]
     assert [(p["pixels"], p["problems"], p["length"], p["rows"]) for p in points] == [(84, 1, 8, 3), (168, 2, 8, 6)]
     for point in points:
         assert point["ties"] == 0 and point["greedy_tokens_equal"] == 8 * point["problems"]
